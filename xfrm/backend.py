@@ -1,0 +1,80 @@
+"""The one interface of the two ESP backends, and the choice between them.
+
+`Kernel` lets Linux XFRM do ESP; `Userspace` does it in this process where the kernel has no ESP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from xfrm.model import IPAddress, PortRange, Sa, SaId, SaRecord
+
+BackendName = Literal["auto", "kernel", "userspace"]
+
+
+class Backend(Protocol):
+    """Holds the SAs of one process. Not thread-safe; nothing in it waits."""
+
+    @property
+    def name(self) -> str:
+        """`kernel` or `userspace`."""
+
+    def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
+        """From now on let nothing but ESP in or out of these local ports (TS 33.203 7.1).
+
+        Takes over what an earlier run of the same address and ports left behind, removes that run's SAs,
+        and touches nobody else's. Call it after the sockets are bound: the bind is the proof of ownership.
+        Raises KernelError.
+        """
+
+    def install(self, sas: Sequence[Sa]) -> None:
+        """Add all of `sas` or none. Raises KernelError naming the refused one, after rolling back the others."""
+
+    def update(self, ids: Sequence[SaId], lifetime: int) -> None:
+        """Let the SAs end `lifetime` seconds from now. Raises KernelError; the refused one keeps its lifetime."""
+
+    def remove(self, ids: Sequence[SaId]) -> None:
+        """Delete SAs; one that is gone already is no error. Raises KernelError for any other refusal."""
+
+    def records(self) -> list[SaRecord]:
+        """The SAs this process owns, with their counters."""
+
+    def expirations(self) -> list[SaId]:
+        """SAs that reached their hard lifetime since the last call. Ask every second or so; never blocks."""
+
+    def filenos(self) -> tuple[int, ...]:
+        """File descriptors that `process` wants to hear about when readable (none for the kernel)."""
+
+    def process(self, fileno: int) -> None:
+        """Move the packets waiting on one of `filenos`; bounded work per call, never blocks."""
+
+    def close(self) -> None:
+        """Remove our SAs and policies. Close the protected sockets first: until then nothing leaves in clear."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend taken and, for people, why."""
+
+    backend: Backend
+    reason: str
+
+
+def open_backend(name: BackendName) -> Choice:
+    """Open a backend; `auto` takes the kernel where a probe SA can be added, else userspace.
+
+    Raises BackendUnavailable, saying what is missing.
+    """
+    from xfrm.kernel import Kernel, probe
+    from xfrm.userspace import Userspace
+
+    if name == "userspace":
+        return Choice(Userspace(), "configured")
+    missing = probe()
+    if not missing:
+        return Choice(Kernel(), "configured" if name == "kernel" else "the kernel accepted a probe SA")
+    if name == "kernel":
+        from xfrm.model import BackendUnavailable
+
+        raise BackendUnavailable("kernel", missing)
+    return Choice(Userspace(), f"the kernel has no ESP for us: {'; '.join(missing)}")
