@@ -1,0 +1,283 @@
+"""UDP sockets and TCP connections: bytes in as parsed messages on a `Flow`, bytes out on a `Flow`.
+
+One of the two places of asyncio (the other is `server`). Knows ports and connections; what a port means is the core's.
+A datagram or connection leaves from exactly the flow's local address and port, or not at all.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from pcscf.sip.message import Request, Response
+from pcscf.sip.parse import ParseError, StreamParser, parse
+from pcscf.vocabulary import Flow, Interface
+from xfrm.model import IPAddress
+
+DATAGRAMS_PER_WAKEUP = 64
+CONNECTION_BACKLOG = 262_144
+"""Octets that may wait on one TCP connection before it is given up."""
+KNOWN_FLOWS = 8192
+CONNECT_TIMEOUT = 8.0
+
+MessageHandler = Callable[[Request | Response, Flow], None]
+MalformedHandler = Callable[[ParseError, Flow], None]
+ClosedHandler = Callable[[Flow, str], None]
+
+
+class Transport:
+    """All sockets of one process.
+
+    `on_closed(flow, reason)` says that a TCP connection ended or could not be made, or that a datagram was refused.
+    """
+
+    def __init__(
+        self,
+        on_message: MessageHandler,
+        on_malformed: MalformedHandler,
+        on_closed: ClosedHandler,
+        *,
+        connections_per_source: int = 64,
+    ) -> None:
+        self.on_message = on_message
+        self.on_malformed = on_malformed
+        self.on_closed = on_closed
+        self.connections_per_source = connections_per_source
+        self._udp: dict[tuple[IPAddress, int], socket.socket] = {}
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[Flow, _Connection] = {}
+        self._sources: Counter[IPAddress] = Counter()
+        self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
+        self._buffer = memoryview(bytearray(65_536))
+
+    async def listen_udp(self, address: IPAddress, port: int, interface: Interface) -> None:
+        """Bind one UDP socket. Raises OSError. No SO_REUSEADDR: a second instance must not steal datagrams."""
+        udp = _socket(address, socket.SOCK_DGRAM)
+        try:
+            udp.bind((str(address), port))
+        except BaseException:
+            udp.close()
+            raise
+        self._udp[address, port] = udp
+        flows: dict[tuple[str, int], Flow] = {}
+        asyncio.get_running_loop().add_reader(udp, self._drain, udp, address, port, interface, flows)
+
+    async def listen_tcp(self, address: IPAddress, port: int, interface: Interface) -> None:
+        """Accept TCP connections on one address and port. Raises OSError."""
+        tcp = _socket(address, socket.SOCK_STREAM)
+        try:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((str(address), port))
+            server = await asyncio.get_running_loop().create_server(
+                lambda: _Connection(self, interface), sock=tcp, backlog=512
+            )
+        except BaseException:
+            tcp.close()
+            raise
+        self._servers.append(server)
+
+    def send(self, data: bytes, flow: Flow, *, connect: bool = True) -> None:
+        """Send on a flow. Without a TCP connection open one from the flow's local port, if `connect`.
+
+        Never raises for what the network does: a failure comes back through `on_closed`.
+        """
+        if flow.transport == "UDP":
+            udp = self._udp.get((flow.local, flow.local_port))
+            if udp is None:
+                self._report(flow, f"no UDP socket on {flow.local} port {flow.local_port}")
+                return
+            try:
+                udp.sendto(data, (str(flow.remote), flow.remote_port))
+            except OSError as error:
+                self._report(flow, f"sending failed: {error.strerror}")
+            return
+        connection = self._connections.get(flow)
+        if connection is not None:
+            connection.send(data)
+        elif flow in self._connecting:
+            backlog = self._connecting[flow][1]
+            if len(backlog) + len(data) > CONNECTION_BACKLOG:
+                self._connecting[flow][0].cancel()
+            else:
+                backlog += data
+        elif connect:
+            task = asyncio.get_running_loop().create_task(self._connect(flow))
+            self._connecting[flow] = (task, bytearray(data))
+        else:
+            self._report(flow, "the TCP connection is gone")
+
+    def close_flow(self, flow: Flow) -> None:
+        """Close a TCP connection after what is queued has been sent; UDP flows have nothing to close."""
+        connection = self._connections.get(flow)
+        if connection is not None:
+            connection.close()
+        elif flow in self._connecting:
+            self._connecting[flow][0].cancel()
+
+    def is_open(self, flow: Flow) -> bool:
+        """Whether a TCP connection exists on this flow now."""
+        return flow in self._connections
+
+    async def close(self) -> None:
+        """Close every socket and connection at once."""
+        loop = asyncio.get_running_loop()
+        for udp in self._udp.values():
+            loop.remove_reader(udp)
+            udp.close()
+        self._udp.clear()
+        for server in self._servers:
+            server.close()
+        for task, _ in list(self._connecting.values()):
+            task.cancel()
+        for connection in list(self._connections.values()):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    def _drain(
+        self,
+        udp: socket.socket,
+        address: IPAddress,
+        port: int,
+        interface: Interface,
+        flows: dict[tuple[str, int], Flow],
+    ) -> None:
+        buffer = self._buffer
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            try:
+                size, sender = udp.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error about an earlier datagram; the transaction's timer decides
+            key = (sender[0], sender[1])
+            flow = flows.get(key)
+            if flow is None:
+                if len(flows) >= KNOWN_FLOWS:
+                    flows.clear()
+                remote = ip_address(sender[0].partition("%")[0])
+                flow = flows[key] = Flow("UDP", interface, address, port, remote, sender[1])
+            data = bytes(buffer[:size])
+            if not data.strip(b"\r\n\0"):
+                continue  # a keep-alive (RFC 5626 3.5.1 allows CRLF; phones send zeros too)
+            try:
+                message = parse(data)
+            except ParseError as error:
+                self.on_malformed(error, flow)
+            else:
+                self.on_message(message, flow)
+            if udp.fileno() < 0:
+                return  # closed by what the message caused
+
+    async def _connect(self, flow: Flow) -> None:
+        loop = asyncio.get_running_loop()
+        tcp = _socket(flow.remote, socket.SOCK_STREAM)
+        try:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((str(flow.local), flow.local_port))
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await loop.sock_connect(tcp, (str(flow.remote), flow.remote_port))
+            await loop.create_connection(lambda: _Connection(self, flow.interface, flow), sock=tcp)
+        except (OSError, asyncio.CancelledError) as error:
+            tcp.close()
+            self._connecting.pop(flow, None)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            words = "timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            self.on_closed(flow, f"connecting to {flow.remote} port {flow.remote_port} failed: {words}")
+            return
+        _, backlog = self._connecting.pop(flow)
+        connection = self._connections.get(flow)
+        if connection is not None:
+            connection.send(bytes(backlog))
+
+    def _report(self, flow: Flow, reason: str) -> None:
+        """Tell of a failure later, never from inside `send`."""
+        asyncio.get_running_loop().call_soon(self.on_closed, flow, reason)
+
+    def opened(self, connection: "_Connection", flow: Flow) -> bool:
+        if self._sources[flow.remote] >= self.connections_per_source:
+            return False
+        self._sources[flow.remote] += 1
+        self._connections[flow] = connection
+        return True
+
+    def closed(self, connection: "_Connection", flow: Flow, reason: str) -> None:
+        self._sources[flow.remote] -= 1
+        if not self._sources[flow.remote]:
+            del self._sources[flow.remote]
+        if self._connections.get(flow) is connection:
+            del self._connections[flow]
+        self.on_closed(flow, reason)
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection, accepted or made by us (then its flow is given)."""
+
+    def __init__(self, owner: Transport, interface: Interface, flow: Flow | None = None) -> None:
+        self._owner = owner
+        self._interface = interface
+        self._flow = flow
+        self._parser = StreamParser()
+        self._stream: asyncio.Transport | None = None
+        self._counted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._stream = transport
+        if self._flow is None:
+            local, remote = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+            if remote is None:
+                transport.abort()
+                return
+            self._flow = Flow(
+                "TCP",
+                self._interface,
+                ip_address(local[0].partition("%")[0]),
+                local[1],
+                ip_address(remote[0].partition("%")[0]),
+                remote[1],
+            )
+        self._counted = self._owner.opened(self, self._flow)
+        if not self._counted:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._flow is not None and self._stream is not None
+        try:
+            messages = self._parser.feed(data)
+        except ParseError as error:
+            self._owner.on_malformed(error, self._flow)
+            self._stream.close()
+            return
+        if pings := self._parser.take_pings():
+            self.send(b"\r\n" * pings)
+        for message in messages:
+            self._owner.on_message(message, self._flow)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._counted and self._flow is not None:
+            self._owner.closed(self, self._flow, str(error) if error else "closed")
+
+    def send(self, data: bytes) -> None:
+        assert self._stream is not None
+        if self._stream.get_write_buffer_size() + len(data) > CONNECTION_BACKLOG:
+            self._stream.abort()
+        else:
+            self._stream.write(data)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def abort(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+
+
+def _socket(address: IPAddress, kind: socket.SocketKind) -> socket.socket:
+    made = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, kind)
+    made.setblocking(False)
+    if address.version == 6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return made
