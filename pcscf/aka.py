@@ -34,9 +34,7 @@ class ChallengeError(ValueError):
 
 def strip_keys(response: Response) -> Response:
     """Take ck and ik out of every challenge header, whatever its scheme; other bytes stay (TS 24.229 5.2.2)."""
-    headers = tuple(
-        _without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in response.headers
-    )
+    headers = tuple(_without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in response.headers)
     return response.with_headers(headers)
 
 

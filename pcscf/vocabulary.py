@@ -5,11 +5,14 @@ Events go into `Proxy.handle(event, now)`, actions come out; the server does wha
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from xfrm.model import IPAddress, Sa, SaId
+
+if TYPE_CHECKING:
+    from pcscf.observe import Record
 
 
 class Interface(StrEnum):
@@ -140,4 +143,11 @@ class CloseFlow:
     flow: Flow
 
 
-Action = Send | InstallSecurity | UpdateSecurity | RemoveSecurity | CloseFlow
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write this down; see `observe` for the kinds of record."""
+
+    record: "Record"
+
+
+Action = Send | InstallSecurity | UpdateSecurity | RemoveSecurity | CloseFlow | Note

@@ -1,0 +1,98 @@
+"""What happened: typed records in a bounded ring that the ladder, logs and the control socket all read.
+
+A record holds no message bytes and no key, so that nothing secret can be shown by showing it.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from pcscf.vocabulary import Flow
+
+JOURNAL_RECORDS = 10_000
+
+
+class MessageSeen(NamedTuple):
+    """A SIP message on a flow. `spi`: the SA it rode on, 0 in clear or on Mw. `incoming`: toward the proxy."""
+
+    at: float
+    incoming: bool
+    flow: Flow
+    spi: int
+    summary: str
+    """Method or `status reason`, and what matters of it."""
+    call_id: str
+
+
+class SetEvent(StrEnum):
+    """What happens to a set of SAs; the inputs of the life-cycle table in `registration`."""
+
+    INSTALLED = "installed"
+    REFUSED_BY_KERNEL = "refused by the kernel"
+    AUTHENTICATED = "authenticated"
+    AUTHENTICATION_FAILED = "authentication failed"
+    DISAGREED = "security agreement broken"
+    SUPERSEDED = "superseded"
+    RESTARTED = "restarted by the UE"
+    DEREGISTERED = "deregistered"
+    DRAINED = "drained"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetChanged:
+    """A set of SAs was made, took a step, or went."""
+
+    at: float
+    impi: str
+    set_id: int
+    event: SetEvent
+    state: str
+    spis: tuple[int, int, int, int]
+    """spi_uc, spi_us, spi_pc, spi_ps."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationChanged:
+    """A UE is registered, or no more."""
+
+    at: float
+    impi: str
+    registered: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something was refused or lost. `detail` says what, with which value."""
+
+    at: float
+    flow: Flow | None
+    impi: str
+    detail: str
+
+
+Record = MessageSeen | SetChanged | RegistrationChanged | Problem
+
+
+class Journal:
+    """The last records, oldest first, each with a running number. Bounded; `lost` counts what fell out."""
+
+    def __init__(self, size: int = JOURNAL_RECORDS) -> None:
+        self._records: deque[Record] = deque(maxlen=size)
+        self.written = 0
+
+    def append(self, record: Record) -> None:
+        self._records.append(record)
+        self.written += 1
+
+    @property
+    def lost(self) -> int:
+        return self.written - len(self._records)
+
+    def after(self, number: int) -> list[tuple[int, Record]]:
+        """Records with a running number above `number` (the first record is 1)."""
+        first = self.lost + 1
+        return [(first + index, record) for index, record in enumerate(self._records) if first + index > number]

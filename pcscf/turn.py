@@ -1,0 +1,38 @@
+"""One turn of the core: the time it is, what is to be done, and what is noted on the way.
+
+Shared by the procedures of one `Proxy`, so that each adds to the same ordered list of actions.
+"""
+
+from collections.abc import Callable
+
+from pcscf.observe import Problem, Record
+from pcscf.vocabulary import Action, Flow, Note
+
+
+class Turn:
+    """`now` is monotonic seconds; `random_octets(n)` gives unguessable octets."""
+
+    def __init__(self, random_octets: Callable[[int], bytes]) -> None:
+        self.now = 0.0
+        self.random_octets = random_octets
+        self._actions: list[Action] = []
+
+    def begin(self, now: float) -> list[Action]:
+        """Start over at `now`; the list returned fills as the turn goes on."""
+        self.now = now
+        self._actions = []
+        return self._actions
+
+    def do(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def note(self, record: Record) -> None:
+        self._actions.append(Note(record))
+
+    def problem(self, detail: str, flow: Flow | None = None, impi: str = "") -> None:
+        """Note that something was refused or lost. `detail` is for people: what, with which value."""
+        self.note(Problem(at=self.now, flow=flow, impi=impi, detail=detail))
+
+    def token(self, octets: int) -> str:
+        """An unguessable token of hexadecimal digits."""
+        return self.random_octets(octets).hex()
