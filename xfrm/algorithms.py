@@ -6,6 +6,7 @@ An AEAD key as the kernel takes it is the cipher key followed by the salt (RFC 4
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Integrity(StrEnum):
@@ -58,8 +59,7 @@ ENCRYPTION: dict[Encryption, Algorithm] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """An (integrity, encryption) choice, written `hmac-sha-1-96/aes-cbc`."""
 
     integrity: Integrity

@@ -77,4 +77,4 @@ def open_backend(name: BackendName) -> Choice:
         from xfrm.model import BackendUnavailable
 
         raise BackendUnavailable("kernel", missing)
-    return Choice(Userspace(), f"the kernel has no ESP for us: {'; '.join(missing)}")
+    return Choice(Userspace(), f"the kernel has no ESP for us; first of all it lacks {missing[0]}")

@@ -5,10 +5,11 @@ and contents (`Sa`) are two types. Nothing here touches a socket.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from xfrm.algorithms import Encryption, Integrity
 
@@ -17,6 +18,11 @@ IPAddress = IPv4Address | IPv6Address
 DEFAULT_REQID = 0x33203
 REPLAY_WINDOW = 64
 """Packets. TS 33.203 6.3 wants anti-replay on every SA."""
+
+
+def bracketed(address: IPAddress) -> str:
+    """An address as it stands before a port: IPv6 in brackets (RFC 3986 3.2.2)."""
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 class Key(bytes):
@@ -44,13 +50,19 @@ class Selector:
         if self.source.version != self.destination.version:
             raise ValueError(f"an SA cannot join {self.source} and {self.destination}: different families")
 
+    def __str__(self) -> str:
+        source, destination = bracketed(self.source), bracketed(self.destination)
+        return f"from {source}:{self.source_port} to {destination}:{self.destination_port}"
 
-@dataclass(frozen=True, slots=True)
-class SaId:
+
+class SaId(NamedTuple):
     """What names an SA in the host: ESP, destination address and SPI (RFC 4301 4.1)."""
 
     destination: IPAddress
     spi: int
+
+    def __str__(self) -> str:
+        return f"SA {self.spi} to {self.destination}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +84,9 @@ class Sa:
     @property
     def id(self) -> SaId:
         return SaId(self.selector.destination, self.spi)
+
+    def __str__(self) -> str:
+        return f"SA {self.spi} {self.selector} ({self.integrity}/{self.encryption})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +121,9 @@ class PortRange:
 
     def __contains__(self, port: object) -> bool:
         return isinstance(port, int) and self.first <= port < self.first + self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.first + self.count))
 
     def __str__(self) -> str:
         return str(self.first) if self.count == 1 else f"{self.first}-{self.first + self.count - 1}"
