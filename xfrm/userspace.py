@@ -1,0 +1,370 @@
+"""ESP in transport mode done by this process, for kernels that have none: the `Backend` beside `kernel`.
+
+Moves packets between the TUN and the raw socket of each protected address (`divert` sets them up), finds the SA,
+has `esp` seal or open, checks the selector, counts, and ends lifetimes (RFC 4301 5, RFC 4303 3.3 and 3.4).
+The transport checksums inside ESP cover the same addresses at both ends and pass through unchanged.
+TOS and TTL of a received IPv4 packet are kept; of a sent one, and in IPv6, they are the defaults.
+
+Counters mean what they mean in the kernel: `bytes` counts transport header and data, no padding and no ESP.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from time import monotonic, time
+from typing import Final
+
+from xfrm.divert import TCP, UDP, Divert, missing
+from xfrm.esp import IntegrityFailure, Malformed, Opener, Replayed, Sealer, SequenceExhausted
+from xfrm.model import BackendUnavailable, IPAddress, KernelError, PortRange, Sa, SaId, SaRecord
+
+PACKETS_PER_CALL: Final = 64
+LOWEST_SPI: Final = 256
+"""Those below are reserved (RFC 4303 2.1)."""
+DUMMY: Final = 59
+"""The next header of packets to be thrown away without a word (RFC 4303 2.6)."""
+
+_BUFFER: Final = 1 << 16
+_IPV4_START: Final = struct.Struct("!BBHHHBBH")
+_IPV6_START: Final = struct.Struct("!IHBB")
+_PORTS: Final = struct.Struct("!HH")
+_DONT_FRAGMENT: Final = 0x4000
+_HOP_LIMIT: Final = 64
+
+
+@dataclass(slots=True)
+class Drops:
+    """Packets thrown away that no SA counts: what /proc/net/xfrm_stat is for the kernel backend."""
+
+    no_sa: int = 0
+    """Left a protected port toward a peer without an SA."""
+    unknown_spi: int = 0
+    last_unknown_spi: int | None = None
+    selector_mismatch: int = 0
+    """Opened well, but addresses, ports or protocol are not the SA's: somebody used another's SA."""
+    malformed: int = 0
+    sequence_exhausted: int = 0
+    undeliverable: int = 0
+    """The raw socket or the TUN refused the packet."""
+
+
+class _Association:
+    """An SA in use, its counters and lifetime. Times are of the monotonic clock."""
+
+    __slots__ = ("added", "bytes", "deadline", "integrity_failures", "last_used", "packets", "replay_drops", "sa")
+
+    def __init__(self, sa: Sa, now: float) -> None:
+        self.sa = sa
+        self.bytes = 0
+        self.packets = 0
+        self.replay_drops = 0
+        self.integrity_failures = 0
+        self.added = now
+        self.last_used: float | None = None
+        self.deadline = now + sa.lifetime if sa.lifetime else inf
+
+    def limit(self, now: float, lifetime: int) -> None:
+        """End `lifetime` seconds from now; the SA's own lifetime goes on counting from its start."""
+        self.deadline = now + lifetime if lifetime else inf
+        self.sa = replace(self.sa, lifetime=int(now - self.added) + lifetime if lifetime else 0)
+
+    def record(self, epoch: float) -> SaRecord:
+        """`epoch` is the wall time when the monotonic clock was 0."""
+        return SaRecord(
+            sa=self.sa,
+            bytes=self.bytes,
+            packets=self.packets,
+            replay_drops=self.replay_drops,
+            integrity_failures=self.integrity_failures,
+            added=epoch + self.added,
+            last_used=None if self.last_used is None else epoch + self.last_used,
+        )
+
+
+class _Inbound(_Association):
+    __slots__ = ("addresses", "checksum", "gateway", "key", "opener", "ports", "source")
+
+    def __init__(self, sa: Sa, now: float, gateway: "_Gateway") -> None:
+        super().__init__(sa, now)
+        selector = sa.selector
+        self.gateway = gateway
+        self.key = sa.spi.to_bytes(4, "big")
+        self.opener = Opener(sa)
+        self.ports = _PORTS.pack(selector.source_port, selector.destination_port)
+        self.addresses = selector.source.packed + selector.destination.packed
+        # The source as the socket names it: the kernel writes some IPv6 addresses differently than `ipaddress`.
+        self.source = socket.inet_ntop(gateway.family, selector.source.packed)
+        self.checksum = sum(struct.unpack(f"!{len(self.addresses) // 2}H", self.addresses))
+
+    def attach(self) -> None:
+        self.gateway.inbound[self.key] = self
+
+    def detach(self) -> None:
+        del self.gateway.inbound[self.key]
+
+
+class _Outbound(_Association):
+    __slots__ = ("destination", "gateway", "key", "sealer")
+
+    def __init__(self, sa: Sa, now: float, gateway: "_Gateway") -> None:
+        super().__init__(sa, now)
+        selector = sa.selector
+        self.gateway = gateway
+        self.sealer = Sealer(sa)
+        self.destination = (str(selector.destination), 0)
+        ports = _PORTS.pack(selector.source_port, selector.destination_port)
+        self.key = selector.source.packed + selector.destination.packed + ports
+
+    def attach(self) -> None:
+        self.gateway.outbound.setdefault(self.key, []).append(self)
+
+    def detach(self) -> None:
+        equal = self.gateway.outbound[self.key]
+        equal.remove(self)
+        if not equal:
+            del self.gateway.outbound[self.key]
+
+
+class _Gateway:
+    """One protected address: its way in and out of the kernel, and its SAs as packets look for them.
+
+    Of several outbound SAs with equal selectors the newest is used.
+    """
+
+    def __init__(self, address: IPAddress, drops: Drops) -> None:
+        self.divert = Divert(address)
+        self.version = address.version
+        self.family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self.inbound: dict[bytes, _Inbound] = {}
+        self.outbound: dict[bytes, list[_Outbound]] = {}
+        self._drops = drops
+        self._buffer = bytearray(_BUFFER)
+
+    def seal_waiting(self) -> None:
+        """Take packets out of the TUN, seal each and send it. What has no SA goes nowhere."""
+        tun = self.divert.tun
+        send = self.divert.raw.sendto
+        outbound = self.outbound
+        drops = self._drops
+        # Source, destination and ports stand side by side where no IP option or extension header is between.
+        first, last, start, protocol = (12, 24, 20, 9) if self.version == 4 else (8, 44, 40, 6)
+        for _ in range(PACKETS_PER_CALL):
+            try:
+                packet = os.read(tun, _BUFFER)
+            except BlockingIOError:
+                return
+            equal = outbound.get(packet[first:last])
+            next_header = packet[protocol]
+            if equal is None or next_header not in (UDP, TCP) or not self._is_plain(packet):
+                drops.no_sa += next_header in (UDP, TCP)
+                continue
+            association = equal[-1]
+            now = monotonic()
+            if now >= association.deadline:
+                drops.no_sa += 1
+                continue
+            payload = packet[start:]
+            try:
+                send(association.sealer.seal(payload, next_header), association.destination)
+            except SequenceExhausted:
+                drops.sequence_exhausted += 1
+                continue
+            except OSError:
+                drops.undeliverable += 1
+                continue
+            association.packets += 1
+            association.bytes += len(payload)
+            association.last_used = now
+
+    def _is_plain(self, packet: bytes) -> bool:
+        """Whether the header has no options and the packet is whole."""
+        if self.version == 6:
+            return packet[0] >> 4 == 6
+        return packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]
+
+    def open_waiting(self) -> None:
+        """Take ESP packets from the raw socket, open each and put what is inside into the TUN."""
+        raw = self.divert.raw
+        tun = self.divert.tun
+        buffer = self._buffer
+        view = memoryview(buffer)
+        inbound = self.inbound
+        drops = self._drops
+        start = 0
+        for _ in range(PACKETS_PER_CALL):
+            try:
+                length, sender = raw.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            if self.version == 4:
+                start = 4 * (buffer[0] & 15)
+            association = inbound.get(bytes(view[start : start + 4]))
+            now = monotonic()
+            if association is None or now >= association.deadline:
+                drops.unknown_spi += 1
+                drops.last_unknown_spi = int.from_bytes(view[start : start + 4], "big")
+                continue
+            try:
+                payload, next_header = association.opener.open(view[start:length])
+            except Replayed:
+                association.replay_drops += 1
+                continue
+            except IntegrityFailure:
+                association.integrity_failures += 1
+                continue
+            except Malformed:
+                drops.malformed += 1
+                continue
+            association.packets += 1
+            association.bytes += len(payload)
+            association.last_used = now
+            if payload[:4] != association.ports or sender[0] != association.source or next_header not in (UDP, TCP):
+                drops.selector_mismatch += next_header != DUMMY
+                continue
+            try:
+                os.write(tun, self._ip_header(association, len(payload), next_header) + payload)
+            except OSError:
+                drops.undeliverable += 1
+
+    def _ip_header(self, association: _Inbound, length: int, next_header: int) -> bytes:
+        """The header the packet would have had in clear. For IPv4 the one received is still in the buffer."""
+        if self.version == 6:
+            return _IPV6_START.pack(6 << 28, length, next_header, _HOP_LIMIT) + association.addresses
+        tos, ttl = self._buffer[1], self._buffer[8]
+        total = 20 + length
+        checksum = association.checksum + (0x4500 | tos) + total + _DONT_FRAGMENT + (ttl << 8 | next_header)
+        checksum = (checksum & 0xFFFF) + (checksum >> 16)
+        checksum = ~(checksum + (checksum >> 16)) & 0xFFFF
+        start = _IPV4_START.pack(0x45, tos, total, 0, _DONT_FRAGMENT, ttl, next_header, checksum)
+        return start + association.addresses
+
+
+class Userspace:
+    """The `Backend` that needs no ESP in the kernel. Raises BackendUnavailable, listing what is missing.
+
+    Acts on the network namespace of the thread that calls it: call all of it from one.
+    """
+
+    def __init__(self) -> None:
+        lacks = missing()
+        if lacks:
+            raise BackendUnavailable("userspace", lacks)
+        self.drops = Drops()
+        self._gateways: dict[IPAddress, _Gateway] = {}
+        self._associations: dict[SaId, _Inbound | _Outbound] = {}
+        self._expired: list[SaId] = []
+        self._work: dict[int, Callable[[], None]] = {}
+
+    @property
+    def name(self) -> str:
+        return "userspace"
+
+    def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
+        """See Backend. Raises KernelError; what was closed until then stays closed until `close`."""
+        if address.is_unspecified:
+            raise KernelError(errno.EADDRNOTAVAIL, index=0, operation=f"protecting {address}", text="name one address")
+        gateway = self._gateways.get(address)
+        if gateway is None:
+            gateway = self._gateways[address] = _Gateway(address, self.drops)
+        gateway.divert.protect(ports)
+        self._work[gateway.divert.tun] = gateway.seal_waiting
+        self._work[gateway.divert.raw.fileno()] = gateway.open_waiting
+
+    def install(self, sas: Sequence[Sa]) -> None:
+        """See Backend. An SA is inbound if its destination is protected here, else outbound if its source is."""
+        now = monotonic()
+        made: dict[SaId, _Inbound | _Outbound] = {}
+        for index, sa in enumerate(sas):
+            operation = f"adding {sa}"
+            if self._live(sa.id, now) is not None or sa.id in made:
+                raise KernelError(errno.EEXIST, index=index, operation=operation)
+            if not LOWEST_SPI <= sa.spi <= 0xFFFF_FFFF:
+                raise KernelError(errno.EINVAL, index=index, operation=operation, text="the SPI is reserved")
+            try:
+                if gateway := self._gateways.get(sa.selector.destination):
+                    made[sa.id] = _Inbound(sa, now, gateway)
+                elif gateway := self._gateways.get(sa.selector.source):
+                    made[sa.id] = _Outbound(sa, now, gateway)
+                else:
+                    words = "neither of its addresses is protected here"
+                    raise KernelError(errno.EADDRNOTAVAIL, index=index, operation=operation, text=words)
+            except ValueError as error:
+                raise KernelError(errno.EINVAL, index=index, operation=operation, text=str(error)) from error
+        for association in made.values():
+            association.attach()
+        self._associations |= made
+
+    def update(self, ids: Sequence[SaId], lifetime: int) -> None:
+        """See Backend. Raises KernelError for the first SA that is gone, after updating the others."""
+        now = monotonic()
+        refused: KernelError | None = None
+        for index, identity in enumerate(ids):
+            association = self._live(identity, now)
+            if association is not None:
+                association.limit(now, lifetime)
+            elif refused is None:
+                operation = f"changing the lifetime of {identity}"
+                refused = KernelError(errno.ESRCH, index=index, operation=operation)
+        if refused is not None:
+            raise refused
+
+    def remove(self, ids: Sequence[SaId]) -> None:
+        """See Backend."""
+        for identity in ids:
+            association = self._associations.pop(identity, None)
+            if association is not None:
+                association.detach()
+
+    def records(self) -> list[SaRecord]:
+        """See Backend."""
+        now = monotonic()
+        epoch = time() - now
+        return [each.record(epoch) for each in self._associations.values() if now < each.deadline]
+
+    def expirations(self) -> list[SaId]:
+        """See Backend."""
+        now = monotonic()
+        for identity in list(self._associations):
+            self._live(identity, now)
+        expired, self._expired = self._expired, []
+        return expired
+
+    def filenos(self) -> tuple[int, ...]:
+        """See Backend. Two for each protected address: ask again after `protect`."""
+        return tuple(self._work)
+
+    def process(self, fileno: int) -> None:
+        """See Backend. At most PACKETS_PER_CALL packets."""
+        self._work[fileno]()
+
+    def clear_drops(self) -> int:
+        """How many packets came to protected ports in clear and were dropped. Takes some milliseconds."""
+        return sum(gateway.divert.clear_drops() for gateway in self._gateways.values())
+
+    def close(self) -> None:
+        """See Backend. Raises KernelError for what could not be undone, after trying all."""
+        refused: KernelError | None = None
+        for gateway in self._gateways.values():
+            try:
+                gateway.divert.close()
+            except KernelError as error:
+                refused = error
+        self._gateways.clear()
+        self._associations.clear()
+        self._work.clear()
+        if refused is not None:
+            raise refused
+
+    def _live(self, identity: SaId, now: float) -> _Inbound | _Outbound | None:
+        """The SA of this name. One past its hard lifetime is put with the expired instead."""
+        association = self._associations.get(identity)
+        if association is None or now < association.deadline:
+            return association
+        association.detach()
+        del self._associations[identity]
+        self._expired.append(identity)
+        return None
