@@ -3,14 +3,38 @@
 Each `parse_*` takes the text of one value and raises ParseError(400) for what it cannot read.
 """
 
-from dataclasses import dataclass
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from pcscf.sip.message import Message, split_list
+from pcscf.sip.parse import TOKEN, ParseError
 
 Params = tuple[tuple[str, str], ...]
 """Parameters in order: lower-case name, value without its quotes, "" for a bare name."""
 
+# Spaces are matched possessively: 30,000 of them in one Via cost seconds to a pattern that may give them back.
+_QUOTED = r'"(?:[^"\\]++|\\.)*+"'
+_PARAM = re.compile(rf'\s*+;\s*+({TOKEN})\s*+(?:=\s*+({_QUOTED}|[^\s;,"<>]++))?\s*+', re.DOTALL | re.ASCII)
+_VIA = re.compile(
+    rf"SIP\s*+/\s*+2\.0\s*+/\s*+({TOKEN})\s++(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)"
+    r"\s*+(?::\s*+([0-9]{1,5}))?\s*+(?=;|$)",
+    re.IGNORECASE | re.ASCII,
+)
+_DISPLAY = re.compile(rf"(?:{_QUOTED}\s*+|[A-Za-z0-9.!%*_+`'~\s\u0080-\U0010ffff-]*+)<", re.DOTALL | re.ASCII)
+_TOKEN = re.compile(TOKEN)
+KEPT_OCTETS = 512
+"""Parameters of longer values are not kept, so that a peer cannot fill memory with them."""
+_CSEQ = re.compile(rf"([0-9]{{1,10}})\s++({TOKEN})", re.ASCII)
+_SCHEME = re.compile(rf"({TOKEN})\s++", re.ASCII)
+_AUTH_PARAM = re.compile(rf'\s*+({TOKEN})\s*+=\s*+({_QUOTED}|[^\s",]*+)\s*+(,|$)', re.DOTALL | re.ASCII)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Via:
+
+def _param(params: Params, name: str) -> str | None:
+    return next((value for key, value in params if key == name), None)
+
+
+class Via(NamedTuple):
     """One Via value. `transport` in upper case, `host` as written (IPv6 in brackets stripped), `port` 0 if absent."""
 
     transport: str
@@ -18,53 +42,208 @@ class Via:
     port: int
     params: Params
 
-    def param(self, name: str) -> str | None: ...
+    def param(self, name: str) -> str | None:
+        return _param(self.params, name)
+
     @property
-    def branch(self) -> str: ...
+    def branch(self) -> str:
+        return _param(self.params, "branch") or ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameAddr:
+class NameAddr(NamedTuple):
     """From, To, Contact, Route, Path ...: `uri` is the text between the brackets."""
 
     display: str
     uri: str
     params: Params
 
-    def param(self, name: str) -> str | None: ...
+    def param(self, name: str) -> str | None:
+        return _param(self.params, name)
 
 
-@dataclass(frozen=True, slots=True)
-class CSeq:
+class CSeq(NamedTuple):
     number: int
     method: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Auth:
-    """Authorization, WWW-Authenticate ...: scheme in lower case and its parameters (RFC 3261 25.1, RFC 2617)."""
+class Auth(NamedTuple):
+    """Authorization, WWW-Authenticate ...: scheme in lower case; its parameters if it is Digest (RFC 2617)."""
 
     scheme: str
     params: Params
 
-    def param(self, name: str) -> str | None: ...
+    def param(self, name: str) -> str | None:
+        return _param(self.params, name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mechanism:
+class Mechanism(NamedTuple):
     """One entry of Security-Client/-Server/-Verify (RFC 3329 2.2): name in lower case, parameters in order."""
 
     name: str
     params: Params
 
-    def param(self, name: str) -> str | None: ...
+    def param(self, name: str) -> str | None:
+        return _param(self.params, name)
 
 
-def parse_via(value: str) -> Via: ...
+def top_via(message: Message) -> str:
+    """The text of the first Via value: who answers, and which transaction it is. Raises ParseError if there is none."""
+    values = split_list(message.first("via") or "")
+    if not values:
+        raise ParseError("the message has no Via")
+    return values[0]
+
+
+@lru_cache(maxsize=256)
+def parse_via(value: str) -> Via:
+    """Read one Via value (RFC 3261 20.42). Kept for a while: the way of one message asks for its Via several times."""
+    text = value.strip()
+    found = _VIA.match(text)
+    if found is None:
+        raise ParseError(f"no Via: {value[:80]!r}")
+    port = int(found[3] or 0)
+    if port > 0xFFFF:
+        raise ParseError(f"Via: port {port} is above 65535")
+    return Via(
+        transport=found[1].upper(), host=found[2].strip("[]"), port=port, params=_params(text, found.end(), "Via")
+    )
+
+
 def parse_name_addr(value: str) -> NameAddr:
-    """Also accepts `*` (Contact) as uri "*"."""
-def parse_cseq(value: str) -> CSeq: ...
-def parse_auth(value: str) -> Auth: ...
-def parse_mechanism(value: str) -> Mechanism: ...
+    """Read a name-addr or addr-spec with header parameters (RFC 3261 20.10); `*` (Contact) is the uri "*"."""
+    text = value.strip()
+    if text == "*":
+        return NameAddr(display="", uri="*", params=())
+    found = _DISPLAY.match(text)
+    if found is None:
+        uri, semicolon, _ = text.partition(";")
+        uri = uri.rstrip()
+        if re.search(r'[\s,?"<>]', uri) or ":" not in uri:
+            raise ParseError(f"no address: {value[:80]!r}")
+        end = text.index(";") if semicolon else len(text)
+        return NameAddr(display="", uri=uri, params=_params(text, end, "address"))
+    end = text.find(">", found.end())
+    if end < 0 or re.search(r"[\s<]", uri := text[found.end() : end]) or ":" not in uri:
+        raise ParseError(f"no address: {value[:80]!r}")
+    return NameAddr(display=_unquote(found[0][:-1].strip()), uri=uri, params=_params(text, end + 1, "address"))
+
+
+def parse_cseq(value: str) -> CSeq:
+    """Read CSeq; the number is below 2**31 (RFC 3261 8.1.1.5)."""
+    found = _CSEQ.fullmatch(value.strip())
+    if found is None or int(found[1]) >= 1 << 31:
+        raise ParseError(f"no CSeq: {value[:60]!r}")
+    return CSeq(int(found[1]), found[2])
+
+
+def parse_auth(value: str) -> Auth:
+    """Read a challenge or credentials. Parameters of another scheme than Digest are left out."""
+    text = value.strip()
+    found = _SCHEME.match(text)
+    if found is None:
+        raise ParseError(f"no authentication scheme: {text[:20]!r}")
+    scheme = found[1].lower()
+    if scheme != "digest":
+        return Auth(scheme=scheme, params=())
+    params = _auth_params(text, found.end())
+    if params is None:
+        raise ParseError("Digest parameters cannot be read")  # without the value: it may hold keys
+    return Auth(scheme=scheme, params=tuple((name, _unquote(raw)) for name, raw, _, _ in params))
+
+
+def parse_mechanism(value: str) -> Mechanism:
+    """Read one security mechanism; parameter order, case and spacing are free (RFC 3329 2.2)."""
+    text = value.strip()
+    end = text.find(";")
+    name = (text if end < 0 else text[:end]).rstrip()
+    if not _TOKEN.fullmatch(name):
+        raise ParseError(f"no security mechanism: {value[:80]!r}")
+    return Mechanism(name.lower(), () if end < 0 else _params(text, end, "security mechanism"))
+
+
 def drop_auth_params(value: str, names: frozenset[str]) -> str:
-    """Take parameters out of an auth value in place: everything else keeps its bytes, commas come out right."""
+    """Take parameters out of an auth value in place: everything else keeps its bytes, commas come out right.
+
+    A value that cannot be read ends where one of the names first stands in it: better harmed than shown. For the same
+    reason a parameter goes whose quoted text holds one of them with a long hexadecimal value.
+    """
+    lowered = value.lower()
+    if not any(name in lowered for name in names):
+        return value
+    named, hidden = _patterns(names)
+    found = _SCHEME.match(value)
+    params = None if found is None else _auth_params(value, found.end())
+    if found is None or params is None:
+        first = named.search(value)
+        return value if first is None else value[: first.start()].rstrip(" \t,")
+    kept = [
+        value[start:end]
+        for name, raw, start, end in params
+        if name not in names and not ("=" in raw and hidden.search(raw))
+    ]
+    if len(kept) == len(params):
+        return value
+    return (value[: found.end()] + ",".join(kept).lstrip()).rstrip()
+
+
+@lru_cache(maxsize=8)
+def _patterns(names: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Where one of the names stands, and where it stands with a long hexadecimal value."""
+    words = "|".join(map(re.escape, sorted(names)))
+    return (
+        re.compile(rf"(?i)(?<![A-Za-z0-9_.-])(?:{words})(?![A-Za-z0-9_.-])"),
+        re.compile(rf'(?i)(?<![A-Za-z0-9_.-])(?:{words})\s*=[\s"\\=]*[0-9a-f]{{16}}'),
+    )
+
+
+def _auth_params(text: str, position: int) -> list[tuple[str, str, int, int]] | None:
+    """Name, raw value, start and end of each parameter; None if the text is not wholly parameters."""
+    params = []
+    end = len(text)
+    comma = True
+    while position < end:
+        found = _AUTH_PARAM.match(text, position)
+        if found is None:
+            return None
+        comma = bool(found[3])
+        params.append((found[1].lower(), found[2], position, found.start(3)))
+        position = found.end()
+    return None if comma else params
+
+
+def _params(text: str, position: int, what: str) -> Params:
+    if position >= len(text):
+        return ()
+    plain = text[position:].replace("; ", ";")
+    if plain[0] == ";" and plain.isascii() and plain.isprintable() and not any(map(plain.__contains__, ' "<>,')):
+        parts = plain[1:].split(";")  # the common case, without a match for each parameter
+        pairs = tuple(map(_plain_param if len(plain) <= KEPT_OCTETS else _plain_param.__wrapped__, parts))
+        if None not in pairs:
+            return pairs  # type: ignore[return-value]
+        raise ParseError(f"{what}: no parameter: {parts[pairs.index(None)][:60]!r}")
+    params = []
+    end = len(text)
+    while position < end:
+        found = _PARAM.match(text, position)
+        if found is None:
+            raise ParseError(f"{what}: parameters cannot be read: {text[position : position + 60]!r}")
+        raw = found[2]
+        params.append((found[1].lower(), _unquote(raw) if raw else ""))
+        position = found.end()
+    return tuple(params)
+
+
+@lru_cache(maxsize=4096)
+def _plain_param(part: str) -> tuple[str, str] | None:
+    """One parameter without quotes or spaces; None if it is none. Most come again and again: `prot=esp`, `lr`."""
+    name, equals, value = part.partition("=")
+    if not _TOKEN.fullmatch(name) or (equals and not value):
+        return None
+    return name.lower(), value
+
+
+def _unquote(raw: str) -> str:
+    if not raw.startswith('"'):
+        return raw
+    inner = raw[1:-1]
+    return re.sub(r"\\(.)", r"\1", inner, flags=re.DOTALL) if "\\" in inner else inner

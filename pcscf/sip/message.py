@@ -1,11 +1,13 @@
 """SIP messages as values: header lines that keep their bytes, and the few edits a proxy makes.
 
 A message is immutable; an edit makes a new one that shares every untouched header. Serialising an untouched message
-gives the bytes it was parsed from. Parsing is `parse`, meaning of a value is `fields` and `uri` (RFC 3261 7, 7.3.1).
+gives the bytes it was parsed from, but for the version: we send it in upper case (RFC 3261 7.1). Parsing is `parse`,
+meaning of a value is `fields` and `uri` (RFC 3261 7, 7.3.1).
 """
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 COMPACT = {
@@ -29,6 +31,15 @@ COMPACT = {
     "x": "session-expires",
 }
 """Compact form -> long form, lower case (RFC 3261 7.3.3 and the IANA registry)."""
+
+
+_QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_TAG = re.compile(r";\s*+tag\s*+=", re.IGNORECASE | re.ASCII)
+
+
+_LIST_ITEM = re.compile(
+    r'(?:[^,"<]++|"(?:[^"\\]|\\.)*+(?:"|\\?$)|<(?:[^>"]++|"(?:[^"\\]|\\.)*+(?:"|\\?$))*+(?:>|$))++', re.DOTALL
+)
 
 
 class Header(NamedTuple):
@@ -58,28 +69,8 @@ def split_list(value: str) -> list[str]:
     if "," not in value:
         stripped = value.strip()
         return [stripped] if stripped else []
-    items: list[str] = []
-    start = 0
-    quoted = bracketed = escaped = False
-    for index, char in enumerate(value):
-        if quoted:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                quoted = False
-        elif char == '"':
-            quoted = True
-        elif char == "<":
-            bracketed = True
-        elif char == ">":
-            bracketed = False
-        elif char == "," and not bracketed:
-            items.append(value[start:index].strip())
-            start = index + 1
-    items.append(value[start:].strip())
-    return [item for item in items if item]
+    parts = _LIST_ITEM.findall(value) if '"' in value or "<" in value else value.split(",")
+    return [item for part in parts if (item := part.strip())]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +101,11 @@ class Message:
 
     def without(self, *names: str) -> Self:
         """This message less every header of these names."""
-        return replace(self, headers=tuple(item for item in self.headers if item[0] not in names))
+        return self.with_headers(item for item in self.headers if item[0] not in names)
 
     def with_headers(self, headers: Iterable[Header]) -> Self:
         """This message with these headers in place of its own."""
-        return replace(self, headers=tuple(headers))
+        raise NotImplementedError
 
     def to_bytes(self) -> bytes:
         """The message as it goes on the wire. Does not add or mend Content-Length: whoever sets a body does."""
@@ -133,6 +124,9 @@ class Request(Message):
     def start_line(self) -> str:
         return f"{self.method} {self.uri} SIP/2.0"
 
+    def with_headers(self, headers: Iterable[Header]) -> "Request":
+        return Request(method=self.method, uri=self.uri, headers=tuple(headers), body=self.body)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response(Message):
@@ -144,6 +138,9 @@ class Response(Message):
     @property
     def start_line(self) -> str:
         return f"SIP/2.0 {self.status} {self.reason}"
+
+    def with_headers(self, headers: Iterable[Header]) -> "Response":
+        return Response(status=self.status, reason=self.reason, headers=tuple(headers), body=self.body)
 
 
 REASONS = {
@@ -175,7 +172,13 @@ REASONS = {
 
 
 def response_to(
-    request: Request, status: int, *, reason: str = "", headers: Iterable[Header] = (), to_tag: str = "", body: bytes = b""
+    request: Request,
+    status: int,
+    *,
+    reason: str = "",
+    headers: Iterable[Header] = (),
+    to_tag: str = "",
+    body: bytes = b"",
 ) -> Response:
     """Answer a request: its Vias, From, To, Call-ID and CSeq, then `headers` (RFC 3261 8.2.6).
 
@@ -186,10 +189,8 @@ def response_to(
         if item[0] in ("via", "from", "call-id", "cseq"):
             copied.append(item)
         elif item[0] == "to":
-            tagged = not to_tag or "tag=" in item[1].rpartition(">")[2].lower()
+            tagged = not to_tag or _TAG.search(_QUOTED.sub("", item[1]).rpartition(">")[2])
             copied.append(item if tagged else header("To", f"{item[1]};tag={to_tag}"))
     copied.extend(headers)
     copied.append(header("Content-Length", str(len(body))))
-    return Response(
-        status=status, reason=reason or REASONS.get(status, "Unknown"), headers=tuple(copied), body=body
-    )
+    return Response(status=status, reason=reason or REASONS.get(status, "Unknown"), headers=tuple(copied), body=body)

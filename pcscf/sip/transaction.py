@@ -3,14 +3,20 @@
 Sans-IO: `now` is an argument, sending is an output, a flow is any hashable value of the caller's.
 """
 
+import heapq
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from pcscf.sip.message import Request, Response
+from pcscf.sip.fields import Via, parse_cseq, parse_name_addr, parse_via, top_via
+from pcscf.sip.message import Request, Response, header
+from pcscf.sip.parse import ParseError
 
 FlowT = TypeVar("FlowT", bound=Hashable)
+MAGIC_COOKIE = "z9hG4bK"
+NEVER = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,160 @@ class Kind(Enum):
     SERVER = auto()
 
 
+class State(Enum):
+    """RFC 3261 17 and, for ACCEPTED, RFC 6026 7. CALLING and TRYING are one: STARTED."""
+
+    STARTED = auto()
+    PROCEEDING = auto()
+    COMPLETED = auto()
+    CONFIRMED = auto()
+    ACCEPTED = auto()
+    TERMINATED = auto()
+
+
+class Input(Enum):
+    """What happens to a transaction: a message from the peer, one from its user, or a timer."""
+
+    REQUEST_AGAIN = auto()
+    ACK = auto()
+    PROVISIONAL = auto()
+    """1xx; received by a client, sent by a server. Likewise the next two."""
+    SUCCESS = auto()
+    FAILURE = auto()
+    REPEAT = auto()
+    """Timers A, E, G."""
+    END = auto()
+    """Timers B, F, H in the states that wait for the peer; D, I, J, K, L, M in those that only linger."""
+    BROKEN = auto()
+    """The transport could not deliver."""
+
+
+class Effect(Enum):
+    SEND = auto()
+    SEND_AGAIN = auto()
+    SEND_ACK = auto()
+    REPORT = auto()
+    """Hand the message to the transaction user."""
+    REPEAT = auto()
+    """Start timer A, E or G: unreliable transports only."""
+    AWAIT = auto()
+    """Start timer B, F or H."""
+    AWAIT_NO_MORE = auto()
+    LINGER = auto()
+    """Stop repeating; start timer D, I, J, K, L or M."""
+    TIMED_OUT = auto()
+    FAILED = auto()
+
+
+Row = tuple[State, tuple[Effect, ...]]
+_TIMED_OUT: Row = (State.TERMINATED, (Effect.TIMED_OUT,))
+_FAILED: Row = (State.TERMINATED, (Effect.FAILED,))
+_OVER: Row = (State.TERMINATED, ())
+
+START: dict[Kind, tuple[Effect, ...]] = {
+    Kind.INVITE_CLIENT: (Effect.SEND, Effect.REPEAT, Effect.AWAIT),
+    Kind.CLIENT: (Effect.SEND, Effect.REPEAT, Effect.AWAIT),
+    Kind.INVITE_SERVER: (Effect.REPORT,),
+    Kind.SERVER: (Effect.REPORT,),
+}
+
+MACHINES: dict[Kind, dict[State, dict[Input, Row]]] = {
+    Kind.INVITE_CLIENT: {  # RFC 3261 17.1.1, RFC 6026 8.4
+        State.STARTED: {
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.AWAIT_NO_MORE, Effect.REPORT)),
+            Input.SUCCESS: (State.ACCEPTED, (Effect.LINGER, Effect.REPORT)),
+            Input.FAILURE: (State.COMPLETED, (Effect.LINGER, Effect.SEND_ACK, Effect.REPORT)),
+            Input.REPEAT: (State.STARTED, (Effect.SEND_AGAIN,)),
+            Input.END: _TIMED_OUT,
+            Input.BROKEN: _FAILED,
+        },
+        State.PROCEEDING: {
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.REPORT,)),
+            Input.SUCCESS: (State.ACCEPTED, (Effect.LINGER, Effect.REPORT)),
+            Input.FAILURE: (State.COMPLETED, (Effect.LINGER, Effect.SEND_ACK, Effect.REPORT)),
+            Input.BROKEN: _FAILED,
+        },
+        State.COMPLETED: {
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND_ACK,)),
+            Input.END: _OVER,
+            Input.BROKEN: _FAILED,
+        },
+        State.ACCEPTED: {
+            Input.SUCCESS: (State.ACCEPTED, (Effect.REPORT,)),
+            Input.END: _OVER,
+        },
+    },
+    Kind.CLIENT: {  # RFC 3261 17.1.2
+        State.STARTED: {
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.REPORT,)),
+            Input.SUCCESS: (State.COMPLETED, (Effect.LINGER, Effect.REPORT)),
+            Input.FAILURE: (State.COMPLETED, (Effect.LINGER, Effect.REPORT)),
+            Input.REPEAT: (State.STARTED, (Effect.SEND_AGAIN,)),
+            Input.END: _TIMED_OUT,
+            Input.BROKEN: _FAILED,
+        },
+        State.PROCEEDING: {
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.REPORT,)),
+            Input.SUCCESS: (State.COMPLETED, (Effect.LINGER, Effect.REPORT)),
+            Input.FAILURE: (State.COMPLETED, (Effect.LINGER, Effect.REPORT)),
+            Input.REPEAT: (State.PROCEEDING, (Effect.SEND_AGAIN,)),
+            Input.END: _TIMED_OUT,
+            Input.BROKEN: _FAILED,
+        },
+        State.COMPLETED: {Input.END: _OVER},
+    },
+    Kind.INVITE_SERVER: {  # RFC 3261 17.2.1, RFC 6026 8.5
+        State.STARTED: {
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
+            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.REPEAT, Effect.AWAIT)),
+            Input.BROKEN: _FAILED,
+        },
+        State.PROCEEDING: {
+            Input.REQUEST_AGAIN: (State.PROCEEDING, (Effect.SEND_AGAIN,)),
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
+            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.REPEAT, Effect.AWAIT)),
+            Input.BROKEN: _FAILED,
+        },
+        State.COMPLETED: {
+            Input.REQUEST_AGAIN: (State.COMPLETED, (Effect.SEND_AGAIN,)),
+            Input.REPEAT: (State.COMPLETED, (Effect.SEND_AGAIN,)),
+            Input.ACK: (State.CONFIRMED, (Effect.LINGER,)),
+            Input.END: _TIMED_OUT,
+            Input.BROKEN: _FAILED,
+        },
+        State.CONFIRMED: {Input.END: _OVER},
+        State.ACCEPTED: {
+            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND,)),
+            Input.ACK: (State.ACCEPTED, (Effect.REPORT,)),
+            Input.END: _OVER,
+        },
+    },
+    Kind.SERVER: {  # RFC 3261 17.2.2
+        State.STARTED: {
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
+            Input.SUCCESS: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
+            Input.BROKEN: _FAILED,
+        },
+        State.PROCEEDING: {
+            Input.REQUEST_AGAIN: (State.PROCEEDING, (Effect.SEND_AGAIN,)),
+            Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
+            Input.SUCCESS: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
+            Input.BROKEN: _FAILED,
+        },
+        State.COMPLETED: {
+            Input.REQUEST_AGAIN: (State.COMPLETED, (Effect.SEND_AGAIN,)),
+            Input.END: _OVER,
+        },
+    },
+}
+"""Kind -> state -> input -> (next state, effects). An input without a row is absorbed."""
+
+
+@dataclass(slots=True, eq=False)
 class Transaction(Generic[FlowT]):
     """One transaction. `request` is what began it (as sent, for a client); `flow` is where it runs."""
 
@@ -44,63 +204,284 @@ class Transaction(Generic[FlowT]):
     request: Request
     flow: FlowT
     reliable: bool
+    timers: TimerProfile
+    key: Hashable
+    state: State = State.STARTED
+    data: bytes = b""
+    """What it sent last, for sending again."""
+    sent: Request | Response | None = None
+    way_out: FlowT | None = None
+    """The flow of what it sent last: sending again takes the same."""
+    interval: float = 0.0
+    repeat_at: float = NEVER
+    end_at: float = NEVER
+
+    @property
+    def linger(self) -> float:
+        """Seconds in the state reached: D, J (64*T1, 0 if reliable), I, K (T4, 0 if reliable), L, M (64*T1)."""
+        if self.state is State.ACCEPTED:
+            return self.timers.timeout
+        if self.reliable:
+            return 0.0
+        if self.kind is Kind.CLIENT or self.state is State.CONFIRMED:
+            return self.timers.t4
+        return self.timers.timeout
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit(Generic[FlowT]):
-    """Put these bytes on this flow."""
+class Transmit(NamedTuple, Generic[FlowT]):
+    """Put these bytes on this flow. `again`: a retransmission, same bytes and same flow as before."""
 
     data: bytes
     message: Request | Response
     flow: FlowT
     again: bool
-    """A retransmission: same bytes, same flow as before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived(Generic[FlowT]):
+class Arrived(NamedTuple, Generic[FlowT]):
     """A new request, or an ACK to a 2xx (`transaction` None then), for the transaction user."""
 
     request: Request
     transaction: Transaction[FlowT] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[FlowT]):
+class Answered(NamedTuple, Generic[FlowT]):
     """A response for the transaction user that sent `transaction.request`. `transaction` None: a stray one."""
 
     response: Response
     transaction: Transaction[FlowT] | None
 
 
-@dataclass(frozen=True, slots=True)
-class TimedOut(Generic[FlowT]):
+class TimedOut(NamedTuple, Generic[FlowT]):
     """Nobody answered (timers B, F), or no ACK came (H)."""
 
     transaction: Transaction[FlowT]
 
 
-@dataclass(frozen=True, slots=True)
-class Failed(Generic[FlowT]):
+class Failed(NamedTuple, Generic[FlowT]):
     """The transport could not deliver (RFC 3261 17.1.4)."""
 
     transaction: Transaction[FlowT]
 
 
-@dataclass(frozen=True, slots=True)
-class Ended(Generic[FlowT]):
+class Ended(NamedTuple, Generic[FlowT]):
     """The transaction is over and forgotten. Always the last output about it."""
 
     transaction: Transaction[FlowT]
 
 
-class Transactions(Generic[FlowT]):
-    """All transactions of one endpoint."""
+class Refused(NamedTuple, Generic[FlowT]):
+    """A new request that finds as many transactions as may be; it has none and is to be answered without."""
 
-    # def __init__(self) -> None
-    # def request(self, request, flow, *, timers, reliable, now) -> (Transaction, [outputs])   start a client transaction
-    # def receive(self, message, flow, *, timers, reliable, now) -> [outputs]
-    # def respond(self, transaction, response, now) -> [outputs]                     (server transaction)
-    # def transport_failed(self, transaction, now) -> [outputs]
-    # def expire(self, now) -> [outputs]
-    # deadline: float | None
+    request: Request
+    flow: FlowT
+
+
+Output = (
+    Transmit[FlowT] | Arrived[FlowT] | Answered[FlowT] | TimedOut[FlowT] | Failed[FlowT] | Ended[FlowT] | Refused[FlowT]
+)
+
+
+class Transactions(Generic[FlowT]):
+    """All transactions of one endpoint; `limit` bounds those that peers can make."""
+
+    def __init__(self, *, limit: int = 50_000) -> None:
+        self._limit = limit
+        self._clients: dict[Hashable, Transaction[FlowT]] = {}
+        self._servers: dict[Hashable, Transaction[FlowT]] = {}
+        self._alarms: list[tuple[float, int, Transaction[FlowT]]] = []
+        self._alarm_number = 0
+
+    def __len__(self) -> int:
+        return len(self._clients) + len(self._servers)
+
+    @property
+    def deadline(self) -> float | None:
+        """When to call `expire` next; it may turn out that nothing is due then."""
+        return self._alarms[0][0] if self._alarms else None
+
+    def request(
+        self, request: Request, flow: FlowT, *, timers: TimerProfile, reliable: bool, now: float
+    ) -> tuple[Transaction[FlowT], list[Output[FlowT]]]:
+        """Start a client transaction. The top Via must carry a new branch. Raises ParseError if there is none."""
+        branch = parse_via(top_via(request)).branch
+        if not branch.startswith(MAGIC_COOKIE):
+            raise ParseError("a request of ours needs a branch of RFC 3261")
+        kind = Kind.INVITE_CLIENT if request.method == "INVITE" else Kind.CLIENT
+        transaction = Transaction(kind, request, flow, reliable, timers, (branch, request.method))
+        self._clients[transaction.key] = transaction
+        outputs: list[Output[FlowT]] = []
+        transaction.data, transaction.sent, transaction.way_out = request.to_bytes(), request, flow
+        self._carry_out(transaction, START[kind], request, now, outputs)
+        return transaction, outputs
+
+    def receive(
+        self, message: Request | Response, flow: FlowT, *, timers: TimerProfile, reliable: bool, now: float
+    ) -> list[Output[FlowT]]:
+        """Match a message to its transaction, or begin a server transaction. Raises ParseError: no readable Via."""
+        via = parse_via(top_via(message))
+        outputs: list[Output[FlowT]] = []
+        if isinstance(message, Response):
+            client = self._clients.get((via.branch, parse_cseq(message.first("cseq") or "").method))
+            if client is None:
+                outputs.append(Answered(message, None))
+            else:
+                self._step(client, _kind_of_response(message), message, now, outputs)
+            return outputs
+        key = _server_key(message, via, flow)
+        server = self._servers.get(key)
+        if server is not None:
+            event = Input.ACK if message.method == "ACK" else Input.REQUEST_AGAIN
+            self._step(server, event, message, now, outputs)
+        elif message.method == "ACK":
+            outputs.append(Arrived(message, None))
+        elif len(self._servers) >= self._limit:
+            outputs.append(Refused(message, flow))
+        else:
+            kind = Kind.INVITE_SERVER if message.method == "INVITE" else Kind.SERVER
+            server = Transaction(kind, message, flow, reliable, timers, key)
+            self._servers[key] = server
+            self._carry_out(server, START[kind], message, now, outputs)
+        return outputs
+
+    def respond(
+        self, transaction: Transaction[FlowT], response: Response, now: float, *, flow: FlowT | None = None
+    ) -> list[Output[FlowT]]:
+        """Answer a request, on `flow` if it is not the one it came on. After a final answer another one is absorbed."""
+        row = MACHINES[transaction.kind].get(transaction.state, {})
+        event = _kind_of_response(response)
+        outputs: list[Output[FlowT]] = []
+        if event in row:
+            transaction.data, transaction.sent = response.to_bytes(), response
+            transaction.way_out = transaction.flow if flow is None else flow
+            self._step(transaction, event, response, now, outputs)
+        return outputs
+
+    def transport_failed(self, transaction: Transaction[FlowT], now: float) -> list[Output[FlowT]]:
+        """The transport could not deliver what the transaction sent (RFC 3261 17.1.4, 17.2.4)."""
+        outputs: list[Output[FlowT]] = []
+        self._step(transaction, Input.BROKEN, transaction.request, now, outputs)
+        return outputs
+
+    def expire(self, now: float) -> list[Output[FlowT]]:
+        """Fire the timers that are due."""
+        outputs: list[Output[FlowT]] = []
+        alarms = self._alarms
+        while alarms and alarms[0][0] <= now:
+            _, _, transaction = heapq.heappop(alarms)
+            if transaction.end_at <= now:
+                transaction.end_at = NEVER
+                self._step(transaction, Input.END, transaction.request, now, outputs)
+            elif transaction.repeat_at <= now:
+                transaction.repeat_at = NEVER
+                self._step(transaction, Input.REPEAT, transaction.request, now, outputs)
+        return outputs
+
+    def _step(
+        self,
+        transaction: Transaction[FlowT],
+        event: Input,
+        message: Request | Response,
+        now: float,
+        outputs: list[Output[FlowT]],
+    ) -> None:
+        row = MACHINES[transaction.kind].get(transaction.state, {}).get(event)
+        if row is None:
+            return
+        transaction.state, effects = row
+        self._carry_out(transaction, effects, message, now, outputs)
+        if event is Input.REPEAT:
+            self._repeat(transaction, now)
+        if transaction.state is State.TERMINATED:
+            self._end(transaction, outputs)
+
+    def _carry_out(
+        self,
+        transaction: Transaction[FlowT],
+        effects: tuple[Effect, ...],
+        message: Request | Response,
+        now: float,
+        outputs: list[Output[FlowT]],
+    ) -> None:
+        for effect in effects:
+            if effect is Effect.SEND or effect is Effect.SEND_AGAIN:
+                assert transaction.sent is not None and transaction.way_out is not None
+                again = effect is Effect.SEND_AGAIN
+                outputs.append(Transmit(transaction.data, transaction.sent, transaction.way_out, again))
+            elif effect is Effect.REPORT:
+                if isinstance(message, Response):
+                    outputs.append(Answered(message, transaction))
+                else:
+                    outputs.append(Arrived(message, None if message.method == "ACK" else transaction))
+            elif effect is Effect.SEND_ACK:
+                assert isinstance(message, Response)
+                ack = _ack(transaction.request, message)
+                outputs.append(Transmit(ack.to_bytes(), ack, transaction.flow, False))
+            elif effect is Effect.REPEAT:
+                self._repeat(transaction, now)
+            elif effect is Effect.AWAIT:
+                transaction.end_at = now + transaction.timers.timeout
+                self._alarm(transaction, transaction.end_at)
+            elif effect is Effect.AWAIT_NO_MORE:
+                transaction.repeat_at = transaction.end_at = NEVER
+            elif effect is Effect.LINGER:
+                transaction.repeat_at = NEVER
+                linger = transaction.linger
+                if linger:
+                    transaction.end_at = now + linger
+                    self._alarm(transaction, transaction.end_at)
+                else:
+                    transaction.state = State.TERMINATED
+            elif effect is Effect.TIMED_OUT:
+                outputs.append(TimedOut(transaction))
+            else:
+                outputs.append(Failed(transaction))
+
+    def _repeat(self, transaction: Transaction[FlowT], now: float) -> None:
+        """Set timer A (doubles without end), E (doubles up to T2; T2 once there was a 1xx) or G (doubles up to T2)."""
+        if transaction.reliable:
+            return
+        timers = transaction.timers
+        interval = 2 * transaction.interval or timers.t1
+        if transaction.kind is not Kind.INVITE_CLIENT:
+            slow = transaction.kind is Kind.CLIENT and transaction.state is State.PROCEEDING
+            interval = timers.t2 if slow else min(interval, timers.t2)
+        transaction.interval = interval
+        transaction.repeat_at = now + interval
+        self._alarm(transaction, transaction.repeat_at)
+
+    def _alarm(self, transaction: Transaction[FlowT], at: float) -> None:
+        self._alarm_number += 1
+        heapq.heappush(self._alarms, (at, self._alarm_number, transaction))
+
+    def _end(self, transaction: Transaction[FlowT], outputs: list[Output[FlowT]]) -> None:
+        transaction.repeat_at = transaction.end_at = NEVER
+        table = self._clients if transaction.kind in (Kind.CLIENT, Kind.INVITE_CLIENT) else self._servers
+        if table.get(transaction.key) is transaction:
+            del table[transaction.key]
+            outputs.append(Ended(transaction))
+
+
+def _kind_of_response(response: Response) -> Input:
+    if response.status < 200:
+        return Input.PROVISIONAL
+    return Input.SUCCESS if response.status < 300 else Input.FAILURE
+
+
+def _server_key(request: Request, via: Via, flow: Hashable) -> Hashable:
+    """RFC 3261 17.2.3. The flow belongs to it, so that nobody runs into the transaction of another's SA."""
+    method = "INVITE" if request.method == "ACK" else request.method
+    if via.branch.startswith(MAGIC_COOKIE) and via.branch != MAGIC_COOKIE:  # RFC 4475 3.2.1: a cookie names nothing
+        return via.branch, via.host.lower(), via.port, method, flow
+    cseq = parse_cseq(request.first("cseq") or "")
+    tag = parse_name_addr(request.first("from") or "").param("tag")
+    return request.uri, top_via(request), tag, request.first("call-id"), cseq.number, method, flow
+
+
+def _ack(request: Request, response: Response) -> Request:
+    """The ACK of an INVITE client transaction to a failure (RFC 3261 17.1.1.3)."""
+    cseq = parse_cseq(request.first("cseq") or "")
+    headers = [header("Via", top_via(request)), header("Max-Forwards", "70")]
+    headers += [item for item in request.headers if item.name in ("from", "call-id", "route")]
+    headers += [item for item in response.headers if item.name == "to"]
+    headers += [header("CSeq", f"{cseq.number} ACK"), header("Content-Length", "0")]
+    return Request(method="ACK", uri=request.uri, headers=tuple(headers))
