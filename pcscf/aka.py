@@ -28,6 +28,14 @@ class AkaKeys:
     ik: Key
 
 
+@dataclass(frozen=True, slots=True)
+class AkaChallenge:
+    """What the core's 401 holds for us: the nonce the UE will answer, and the keys of that vector."""
+
+    nonce: str
+    keys: AkaKeys
+
+
 class ChallengeError(ValueError):
     """The core's challenge cannot secure Gm; `str` says why and holds no key."""
 
@@ -45,8 +53,8 @@ def _without_keys(item: Header) -> Header:
     return Header(item.name, value, f"{item.line.partition(':')[0]}: {value}")
 
 
-def take_keys(response: Response) -> AkaKeys:
-    """Read ck and ik from the AKAv1-MD5 challenge of a 401 (TS 24.229 7.2A.1).
+def take_challenge(response: Response) -> AkaChallenge:
+    """Read nonce, ck and ik from the AKAv1-MD5 challenge of a 401 (TS 24.229 7.2A.1).
 
     Raises ChallengeError when there is no AKAv1-MD5 challenge, more than one, or a key is absent or not 32 hex digits.
     """
@@ -68,7 +76,10 @@ def take_keys(response: Response) -> AkaKeys:
         if not HEX_KEY.fullmatch(values[0]):
             raise ChallengeError(f"the core's {name} is not 32 hexadecimal digits ({len(values[0])} characters)")
         keys[name] = Key.fromhex(values[0])
-    return AkaKeys(ck=keys["ck"], ik=keys["ik"])
+    nonce = challenges[0].param("nonce")
+    if not nonce:
+        raise ChallengeError("the core's challenge has no nonce")
+    return AkaChallenge(nonce, AkaKeys(ck=keys["ck"], ik=keys["ik"]))
 
 
 def expand(keys: AkaKeys, pair: Pair) -> tuple[Key, Key]:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pcscf.vocabulary import Flow
+from xfrm.model import IPAddress
 
 JOURNAL_RECORDS = 10_000
 
@@ -46,6 +47,7 @@ class SetChanged:
 
     at: float
     impi: str
+    ue: IPAddress
     set_id: int
     event: SetEvent
     state: str
@@ -75,6 +77,24 @@ class Problem:
 
 
 Record = MessageSeen | SetChanged | RegistrationChanged | Problem
+
+
+def describe(record: Record) -> str:
+    """One line for people: what happened, without the time and the user."""
+    match record:
+        case MessageSeen():
+            way = "in clear" if not record.spi else f"on SPI {record.spi}"
+            return f"{record.summary} {'from' if record.incoming else 'to'} {record.flow}, {way}"
+        case SetChanged(event=SetEvent.INSTALLED):
+            spi_uc, spi_us, spi_pc, spi_ps = record.spis
+            return f"4 SAs installed: {spi_ps} {spi_uc} {spi_us} {spi_pc} ({record.detail})"
+        case SetChanged():
+            more = f" ({record.detail})" if record.detail else ""
+            return f"set {record.set_id}: {record.event.value}, now {record.state}{more}"
+        case RegistrationChanged():
+            return f"{'registered' if record.registered else 'not registered any more'}: {record.detail}"
+        case Problem():
+            return record.detail
 
 
 class Journal:

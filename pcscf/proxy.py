@@ -71,7 +71,10 @@ class Proxy:
         actions = self._turn.begin(now)
         match event:
             case Received(message, flow):
-                self._received(message, flow)
+                try:
+                    self._received(message, flow)
+                except ParseError as error:  # without a readable Via there is nowhere to answer
+                    self._turn.problem(f"a message whose way cannot be read; dropped: {error}", flow)
             case Malformed(error, flow):
                 self._malformed(error, flow)
             case FlowClosed(flow, reason):
@@ -89,6 +92,16 @@ class Proxy:
                 self.registrar.expire()
             case _:
                 assert_never(event)
+        return actions
+
+    def apologise(self, event: Event, now: float) -> list[Action]:
+        """What to do about an event that met a bug in `handle`: a request gets 500, the rest goes on."""
+        actions = self._turn.begin(now)
+        match event:
+            case Received(Request() as request, flow):
+                self._signalling.reply_at_once(request, flow, 500)
+            case _:
+                pass
         return actions
 
     def _received(self, message: Request | Response, flow: Flow) -> None:
@@ -116,9 +129,6 @@ class Proxy:
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
         self._turn.problem(f"not a SIP message: {error}", flow)
-        protected = flow.interface is Interface.GM_PROTECTED
-        if protected and self._signalling.sa_set_of(flow) is None:
-            return
         if isinstance(error.message, Request):
             self._signalling.reply_at_once(error.message, flow, error.status)
 

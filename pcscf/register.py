@@ -94,7 +94,7 @@ class RegisterProcedure:
             branch=f"z9hG4bK{self._turn.token(8)}",
             path_token=exchange.path_token,
             icid=self._turn.token(16),
-            integrity_protected="no" if sa_set is None else "yes",
+            integrity_protected=_integrity(exchange),
         )
         self._exchanges[self._signalling.request(forwarded, self._settings.next_hop)] = exchange
 
@@ -103,13 +103,16 @@ class RegisterProcedure:
         exchange = self._exchanges.get(transaction)
         if exchange is None:
             return False
-        if response.status == 401:
-            self._challenged(exchange, response)
-        elif 200 <= response.status < 300:
-            self._accepted(exchange, aka.strip_keys(response))
-        elif response.status >= 300:
-            self._relay(exchange, aka.strip_keys(response))
-            self._authentication_failed(exchange, f"the core answered {response.status} {response.reason}")
+        try:
+            if response.status == 401:
+                self._challenged(exchange, response)
+            elif 200 <= response.status < 300:
+                self._accepted(exchange, aka.strip_keys(response))
+            elif response.status >= 300:
+                self._relay(exchange, aka.strip_keys(response))
+                self._authentication_failed(exchange, f"the core answered {response.status} {response.reason}")
+        except ParseError as error:
+            self._fail(exchange, 500, f"the core's {response.status} cannot be used: {error}")
         return True
 
     def unanswered(self, transaction: Transaction[Flow], why: str) -> None:
@@ -160,17 +163,17 @@ class RegisterProcedure:
         if credentials is None and not self._settings.admit_without_ipsec:
             raise AgreementError(403, "REGISTER without Authorization: IMS AKA needs one (TS 24.229 5.2.2)")
         key = ContactKey(impi, flow.remote, _instance(request))
-        client_values = request.values("security-client")
+        client_lines = request.lines("security-client")
         proposal = chosen = None
         if sa_set is not None:
             self._check_protected(request, credentials, address_of_record, sa_set)
             key = sa_set.registration.key
             proposal = sa_set.proposal
             if sa_set.state is not SetState.TEMP:
-                proposal = security.parse_proposal(client_values)
+                proposal = security.parse_proposal(client_lines)
                 chosen = security.choose(proposal, self._settings.preference)
-        elif client_values:
-            proposal = security.parse_proposal(client_values)
+        elif client_lines:
+            proposal = security.parse_proposal(client_lines)
             chosen = security.choose(proposal, self._settings.preference)
             self._restart(key, credentials)
         elif not self._settings.admit_without_ipsec:
@@ -202,9 +205,9 @@ class RegisterProcedure:
             raise AgreementError(400, f"the Via names another address than {sa_set.parameters.ue}")
         if credentials is None or credentials.param("username") != registration.key.impi:
             raise AgreementError(403, "Authorization names another user than the SA belongs to")
-        security.check_verify(request.values("security-verify"), sa_set.security_server)
+        security.check_verify(request.lines("security-verify"), sa_set.security_server)
         if sa_set.state is SetState.TEMP:
-            security.check_repeated_client(request.values("security-client"), sa_set.proposal)
+            security.check_repeated_client(request.lines("security-client"), sa_set.proposal)
             if credentials.param("nonce") != sa_set.nonce or not credentials.param("response"):
                 raise AgreementError(403, "only the answer to this challenge may come on a temporary SA")
             identities = [sa_set.impu]
@@ -265,37 +268,35 @@ class RegisterProcedure:
         if exchange.proposal is None or exchange.chosen is None:
             self._relay(exchange, aka.strip_keys(response))
             return
-        registration = self._registrar.obtain(exchange.key, exchange.path_token)
-        for old in list(registration.sets):
+        former = self._registrar.find(exchange.key)
+        for old in tuple(former.sets) if former else ():
             if old.state in UNPROVEN or old.state is SetState.CLOSING:
                 self._registrar.step(old, SetEvent.SUPERSEDED, "a newer challenge came")
         if crowded := self._registrar.crowded_out(exchange.key.address):
             self._registrar.step(crowded, SetEvent.SUPERSEDED, "too many unanswered challenges at this address")
         try:
-            keys = aka.take_keys(response)
-            ends = self._registrar.parameters_for(registration, exchange.proposal, exchange.server.flow.local)
+            challenge = aka.take_challenge(response)
+            ends = self._registrar.parameters_for(exchange.key, exchange.proposal, exchange.server.flow.local)
         except aka.ChallengeError as error:
             self._fail(exchange, 500, str(error))
-            self._registrar.forget_if_idle(registration)
             return
         except AgreementError as error:
             self._fail(exchange, error.status, str(error))
-            self._registrar.forget_if_idle(registration)
             return
         sa_set = self._registrar.add(
-            registration,
+            self._registrar.obtain(exchange.key, exchange.path_token),
             parameters=ends,
             chosen=exchange.chosen,
             proposal=exchange.proposal,
             security_server=security.server_header(self._settings.preference, ends),
             impu=exchange.impu,
-            nonce=_nonce(response),
+            nonce=challenge.nonce,
             expires=self._turn.now + self._settings.temp_lifetime,
         )
-        self._registrar.watch(sa_set)
         self._installing[sa_set.id] = (exchange, aka.strip_keys(response))
         lifetime = int(self._settings.temp_lifetime) + BACKSTOP
-        self._turn.do(InstallSecurity(sa_set.id, security.associations(ends, exchange.chosen.pair, keys, lifetime)))
+        sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)
+        self._turn.do(InstallSecurity(sa_set.id, sas))
 
     def _accepted(self, exchange: Exchange, response: Response) -> None:
         """200: the set the REGISTER came on is the UE's now, or ends with its registration (digest C4, C5)."""
@@ -308,6 +309,7 @@ class RegisterProcedure:
             self._fail(exchange, 500, "the core accepted a REGISTER in clear without a challenge")
             return
         granted = _granted(exchange.request, response)
+        associated = tuple(parse_name_addr(value).uri for value in response.values("p-associated-uri"))
         self._relay(exchange, response)
         registration = self._registrar.obtain(exchange.key, exchange.path_token)
         if granted == 0:
@@ -318,9 +320,7 @@ class RegisterProcedure:
         watched = registration.registered
         registration.expires = self._turn.now + granted
         registration.service_route = tuple(response.values("service-route"))
-        registration.associated_uris = tuple(
-            parse_name_addr(value).uri for value in response.values("p-associated-uri")
-        )
+        registration.associated_uris = associated
         if not watched:
             self._registrar.watch(registration)
         detail = f"{exchange.impu} for {granted} s"
@@ -351,6 +351,13 @@ class RegisterProcedure:
         self._authentication_failed(exchange, why)
 
 
+def _integrity(exchange: Exchange) -> str:
+    """The indicator of digest A10. A UE that is admitted without IPsec is not under IMS AKA: none (A14)."""
+    if exchange.arrived_on is not None:
+        return "yes"
+    return "" if exchange.proposal is None else "no"
+
+
 def _linger(flow: Flow) -> float:
     """Timer J of the Gm profile; over TCP it is 0, but the last bytes must still arrive, so T4."""
     return GM_TIMERS.t4 if flow.transport == "TCP" else GM_TIMERS.timeout
@@ -376,12 +383,6 @@ def _instance(request: Request) -> str:
         if instance:
             return instance
     return ""
-
-
-def _nonce(response: Response) -> str:
-    return next(
-        (nonce for value in response.lines("www-authenticate") if (nonce := parse_auth(value).param("nonce"))), ""
-    )
 
 
 def _granted(request: Request, response: Response) -> int:

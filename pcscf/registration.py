@@ -152,6 +152,8 @@ class Registration:
     expires: float = 0.0
     """When the registration ends; 0 while not registered."""
     service_route: tuple[str, ...] = ()
+    last_port_pc: int = 0
+    """The port_pc of the newest set; the next set takes another (TS 33.203 7.4)."""
     associated_uris: tuple[str, ...] = ()
     """P-Associated-URI values; the first is the default identity."""
 
@@ -233,17 +235,17 @@ class Registrar:
             return None
         return next((each for each in waiting.values() if not each.answering), None)
 
-    def parameters_for(self, registration: Registration, proposal: Proposal, pcscf: IPAddress) -> Parameters:
+    def parameters_for(self, key: ContactKey, proposal: Proposal, pcscf: IPAddress) -> Parameters:
         """Pick ports and SPIs for a new set (TS 33.203 7.1, 7.2). The previous unproven set must be gone already.
 
         Equal selectors never live side by side: port_pc rotates, and a UE that comes back with the port_uc of a set
         that is still alive (static ports after a reboot) gets the next port_ps, so that the old set stays untouched
         until the UE has proven itself. Raises AgreementError.
         """
-        ue = registration.key.address
-        for own_port in _ports(self.ports_ps):
+        ue = key.address
+        for own_port in self.ports_ps:
             holder = self._by_ports.get((ue, proposal.port_uc, own_port))
-            if holder is not None and holder.registration.key.impi != registration.key.impi:
+            if holder is not None and holder.registration.key.impi != key.impi:
                 raise AgreementError(
                     403, f"{ue} port {proposal.port_uc} belongs to an SA of another user (TS 33.203 7.1)"
                 )
@@ -251,10 +253,10 @@ class Registrar:
             if SaId(ue, spi) in self._by_sa:
                 raise AgreementError(503, f"SPI {spi} of {ue} is in use by an earlier SA; offer another")
         port_ps = next(
-            (port for port in _ports(self.ports_ps) if (ue, proposal.port_uc, port) not in self._by_ports),
+            (port for port in self.ports_ps if (ue, proposal.port_uc, port) not in self._by_ports),
             None,
         )
-        port_pc = self._next_port_pc(registration, proposal.port_us)
+        port_pc = self._next_port_pc(key, proposal.port_us)
         if port_ps is None or port_pc is None:
             raise AgreementError(503, f"no free protected port toward {ue} port {proposal.port_us}")
         avoid = {proposal.spi_uc, proposal.spi_us}
@@ -273,12 +275,13 @@ class Registrar:
             spi_ps=spi_ps,
         )
 
-    def _next_port_pc(self, registration: Registration, port_us: int) -> int | None:
+    def _next_port_pc(self, key: ContactKey, port_us: int) -> int | None:
         count, first = self.ports_pc.count, self.ports_pc.first
-        start = registration.sets[-1].parameters.port_pc + 1 - first if registration.sets else 0
+        registration = self._registrations.get(key)
+        start = registration.last_port_pc + 1 - first if registration and registration.last_port_pc else 0
         for step in range(count):
             port = first + (start + step) % count
-            if (registration.key.address, port_us, port) not in self._by_ports:
+            if (key.address, port_us, port) not in self._by_ports:
                 return port
         return None
 
@@ -317,12 +320,14 @@ class Registrar:
             expires=expires,
         )
         registration.sets.append(made)
+        registration.last_port_pc = parameters.port_pc
         self._by_id[made.id] = made
         self._by_ports[parameters.ue, parameters.port_uc, parameters.port_ps] = made
         self._by_ports[parameters.ue, parameters.port_us, parameters.port_pc] = made
         self._by_sa.update(dict.fromkeys(made.ids, made))
         self._own_spis.update((parameters.spi_pc, parameters.spi_ps))
         self._unproven.setdefault(parameters.ue, {})[made.id] = made
+        self.watch(made)
         return made
 
     def step(self, sa_set: SaSet, event: SetEvent, detail: str = "", *, linger: float = 0.0) -> None:
@@ -344,6 +349,7 @@ class Registrar:
             SetChanged(
                 at=self._turn.now,
                 impi=registration.key.impi,
+                ue=registration.key.address,
                 set_id=sa_set.id,
                 event=event,
                 state=sa_set.state.value,
@@ -431,7 +437,3 @@ class Registrar:
             del self._by_sa[sa_id]
         for spi in (ends.spi_pc, ends.spi_ps):
             self._freed.append((self._turn.now + SPI_QUARANTINE, spi))
-
-
-def _ports(ports: PortRange) -> range:
-    return range(ports.first, ports.first + ports.count)

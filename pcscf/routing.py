@@ -3,16 +3,18 @@
 Each direction is one pass over the headers. Pure text work: who may send what is decided in `proxy`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from pcscf.sip.fields import drop_auth_params, parse_via
+from pcscf.sip.fields import drop_auth_params, parse_via, top_via
 from pcscf.sip.message import Header, Request, Response, header, split_list
 from pcscf.sip.parse import ParseError
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress
 
+_PARAM = re.compile(r'(?:[^;"]++|"(?:[^"\\]|\\.)*+(?:"|$))++', re.DOTALL)
 SEC_AGREE = "sec-agree"
 SECURITY_HEADERS = frozenset({"security-client", "security-server", "security-verify"})
 CHARGING_HEADERS = frozenset({"p-charging-vector", "p-charging-function-addresses"})
@@ -35,6 +37,18 @@ NOT_FROM_A_UE = (
     }
 )
 """Headers of a REGISTER that end at the P-CSCF or that a UE is not trusted with (digest C1, C2)."""
+
+TOUCHED = NOT_FROM_A_UE | {
+    "via",
+    "require",
+    "proxy-require",
+    "supported",
+    "authorization",
+    "max-forwards",
+    "p-access-network-info",
+    "content-length",
+}
+"""Headers of a REGISTER that are looked at on their way; the rest passes as it is."""
 
 NOT_TO_A_UE = SECURITY_HEADERS | CHARGING_HEADERS
 """Headers of a response that stay inside the trust domain (digest C4)."""
@@ -72,14 +86,17 @@ def register_to_core(
 ) -> Request:
     """The REGISTER as it goes to the core (digest C2 steps 2 to 9).
 
-    `integrity_protected` is "yes" or "no" (digest A10); what the UE claimed is taken out. Raises ParseError.
+    `integrity_protected` is "yes", "no" or "" for none (digest A10, A14); what the UE claimed is taken out.
+    Raises ParseError.
     """
     out = [header("Via", f"SIP/2.0/{core.transport} {core.host}:{core.port};branch={branch}")]
     seen_via = seen_hops = seen_length = False
     required: list[str] = []
     for item in request.headers:
         name = item.name
-        if name == "via" and not seen_via:
+        if name not in TOUCHED:
+            out.append(item)
+        elif name == "via" and not seen_via:
             seen_via = True
             out.append(_received_via(item, flow))
         elif name in NOT_FROM_A_UE:
@@ -92,7 +109,8 @@ def register_to_core(
                 out.append(kept)
         elif name == "authorization":
             value = drop_auth_params(item.value, frozenset({"integrity-protected"}))
-            out.append(header("Authorization", f'{value},integrity-protected="{integrity_protected}"'))
+            indicator = f',integrity-protected="{integrity_protected}"' if integrity_protected else ""
+            out.append(header("Authorization", f"{value}{indicator}"))
         elif name == "max-forwards":
             seen_hops = True
             out.append(header("Max-Forwards", str(int(item.value) - 1)))
@@ -144,7 +162,7 @@ def _received_via(item: Header, flow: Flow) -> Header:
 def _drop_param(value: str, name: str) -> str:
     return ";".join(
         part
-        for place, part in enumerate(value.split(";"))
+        for place, part in enumerate(_PARAM.findall(value))
         if not place or part.partition("=")[0].strip().lower() != name
     )
 
@@ -184,14 +202,6 @@ def clear_reply_flow(request: Request, flow: Flow) -> Flow:
     if via.param("rport") is not None:
         return flow
     return flow._replace(remote_port=via.port or 5060)
-
-
-def top_via(request: Request) -> str:
-    """The first Via value. Raises ParseError."""
-    values = split_list(request.first("via") or "")
-    if not values:
-        raise ParseError("the request has no Via")
-    return values[0]
 
 
 def via_address_is(request: Request, address: IPAddress) -> bool:

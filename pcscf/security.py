@@ -3,14 +3,17 @@
 Reads Security-Client, writes Security-Server, compares what the UE repeats. Which set lives how long is `registration`.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from pcscf.aka import AkaKeys, expand
 from pcscf.sip.fields import Mechanism, parse_mechanism
+from pcscf.sip.message import split_list
 from pcscf.sip.parse import ParseError
-from xfrm.algorithms import VALID_PAIRS, Encryption, Integrity, Pair
+from xfrm.algorithms import VALID_PAIRS, Pair
 from xfrm.model import Sa, Selector
 
 MECHANISM = "ipsec-3gpp"
@@ -18,6 +21,13 @@ LOWEST_SPI = 256
 """0 to 255 are reserved (RFC 4303 2.1)."""
 CLEAR_SIP_PORTS = frozenset({5060, 5061})
 MAX_OFFERS = 32
+KEPT_OCTETS = 2048
+"""Longer offers are not kept, so that a peer cannot fill memory with them."""
+OPEN = "?"
+"""Stands in a template where a number was."""
+NUMBERS = ("spi-c", "spi-s", "port-c", "port-s")
+_NUMBERS = [re.compile(rf"\b{name}\s*=\s*([0-9]{{1,10}})\b", re.IGNORECASE) for name in NUMBERS]
+_PAIRS = {(pair.integrity.value, pair.encryption.value): pair for pair in VALID_PAIRS}
 
 
 class AgreementError(Exception):
@@ -37,77 +47,105 @@ class Proposal:
     port_uc: int
     port_us: int
     pairs: tuple[Pair, ...]
-    entries: tuple[object, ...]
-    """Comparable form of every entry: order of entries counts; order, case and spacing of parameters do not."""
+    text: str
+    """All it said, for the comparison with what it repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The pair for a set and, for people, why it was chosen."""
+    """The pair for a set, and out of what it was chosen."""
 
     pair: Pair
-    why: str
+    offered: tuple[Pair, ...]
+    preference: tuple[Pair, ...]
+
+    @property
+    def why(self) -> str:
+        """The reason, for people."""
+        why = f"first of our list that the UE offered ({_list(self.offered)})"
+        passed = self.preference[: self.preference.index(self.pair)]
+        return f"{why}; not offered: {_list(passed)}" if passed else why
 
 
-def parse_proposal(values: Sequence[str]) -> Proposal:
-    """Read all Security-Client values of a message (TS 33.203 Annex H).
+def parse_proposal(lines: Sequence[str]) -> Proposal:
+    """Read the Security-Client lines of a message (TS 33.203 Annex H).
 
     Entries that are not ipsec-3gpp with ESP in transport mode, or whose algorithms are unknown, are passed over.
     Raises AgreementError: 400 for unreadable or contradictory SPIs and ports, 494 when no entry is usable at all.
     """
-    mechanisms = _mechanisms(values)
+    text = ", ".join(lines)
+    template, said = _template(text)
+    pairs = _usual_pairs(template) if len(text) <= KEPT_OCTETS and OPEN not in text else None
+    if pairs is None:
+        pairs, said = _pairs(text)
+    spi_uc, spi_us, port_uc, port_us = map(_number, NUMBERS, said)
+    if spi_uc == spi_us:
+        raise AgreementError(400, f"Security-Client has one SPI for two SAs: {spi_uc}")
+    if CLEAR_SIP_PORTS & {port_uc, port_us}:
+        raise AgreementError(400, "Security-Client names port 5060 or 5061 as protected (TS 33.203 7.1)")
+    return Proposal(spi_uc=spi_uc, spi_us=spi_us, port_uc=port_uc, port_us=port_us, pairs=pairs, text=text)
+
+
+def _pairs(text: str) -> tuple[tuple[Pair, ...], tuple[str | None, ...]]:
+    """The acceptable pairs in order, and the texts of the four numbers. Raises AgreementError."""
     pairs: list[Pair] = []
-    numbers: tuple[int, int, int, int] | None = None
-    for mechanism in mechanisms:
+    said: tuple[str | None, ...] | None = None
+    for mechanism in _mechanisms(text):
         if mechanism.name != MECHANISM:
             continue
         params = dict(mechanism.params)
         if params.get("prot", "esp").lower() != "esp" or params.get("mod", "trans").lower() != "trans":
             continue
-        pair = _pair(params)
+        pair = _PAIRS.get((params.get("alg", "").lower(), params.get("ealg", "null").lower()))
         if pair is None:
             continue
-        found = (
-            _number(params, "spi-c", LOWEST_SPI, 0xFFFFFFFF),
-            _number(params, "spi-s", LOWEST_SPI, 0xFFFFFFFF),
-            _number(params, "port-c", 1, 0xFFFF),
-            _number(params, "port-s", 1, 0xFFFF),
-        )
-        if numbers is not None and found != numbers:
+        found = tuple(map(params.get, NUMBERS))
+        if said is not None and found != said:
             raise AgreementError(400, "Security-Client entries name different SPIs or ports")
-        numbers = found
+        said = found
         if pair not in pairs:
             pairs.append(pair)
-    if numbers is None:
+    if said is None:
         raise AgreementError(494, "Security-Client offers no ipsec-3gpp mechanism we know")
-    spi_uc, spi_us, port_uc, port_us = numbers
-    if spi_uc == spi_us:
-        raise AgreementError(400, f"Security-Client has one SPI for two SAs: {spi_uc}")
-    if CLEAR_SIP_PORTS & {port_uc, port_us}:
-        raise AgreementError(400, "Security-Client names port 5060 or 5061 as protected (TS 33.203 7.1)")
-    return Proposal(
-        spi_uc=spi_uc,
-        spi_us=spi_us,
-        port_uc=port_uc,
-        port_us=port_us,
-        pairs=tuple(pairs),
-        entries=_entries(mechanisms),
-    )
+    return tuple(pairs), said
 
 
-def choose(proposal: Proposal, preference: Sequence[Pair]) -> Chosen:
+def _template(text: str) -> tuple[str, tuple[str | None, ...]]:
+    """The text with its four numbers left open, and the numbers: phones of one make then say the same."""
+    said: list[str | None] = []
+    for number in _NUMBERS:
+        found = number.search(text)
+        said.append(found and found[1])
+        if found:
+            text = text.replace(found[0], f"{found[0][: -len(found[1])]}{OPEN}")
+    return text, tuple(said)
+
+
+@lru_cache(maxsize=256)
+def _usual_pairs(template: str) -> tuple[Pair, ...] | None:
+    """The pairs of a template; None where its entries do not all leave the same four numbers open, or are refused."""
+    try:
+        pairs, said = _pairs(template)
+    except AgreementError:
+        return None
+    return pairs if said == (OPEN,) * len(NUMBERS) else None
+
+
+def choose(proposal: Proposal, preference: tuple[Pair, ...]) -> Chosen:
     """Take the first pair of the operator's list that the UE offered (TS 33.203 7.2; a UE's q does not count there).
 
     Raises AgreementError(494) naming both lists.
     """
-    offered = ", ".join(map(str, proposal.pairs))
-    for place, pair in enumerate(preference):
+    for pair in preference:
         if pair in proposal.pairs:
-            passed = ", ".join(map(str, preference[:place]))
-            why = f"first of our list that the UE offered ({offered})"
-            return Chosen(pair, f"{why}; not offered: {passed}" if passed else why)
-    ours = ", ".join(map(str, preference))
-    raise AgreementError(494, f"no common algorithm: the UE offers {offered}; we allow {ours}")
+            return Chosen(pair, proposal.pairs, preference)
+    raise AgreementError(
+        494, f"no common algorithm: the UE offers {_list(proposal.pairs)}; we allow {_list(preference)}"
+    )
+
+
+def _list(pairs: Sequence[Pair]) -> str:
+    return ", ".join(map(str, pairs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +164,7 @@ class Parameters:
     spi_ps: int
 
 
-def server_header(preference: Sequence[Pair], parameters: Parameters | None) -> str:
+def server_header(preference: tuple[Pair, ...], parameters: Parameters | None) -> str:
     """The Security-Server value: our whole ordered list, against bidding down (TS 33.203 7.2, Annex H).
 
     Without `parameters` (421, 494) it names algorithms only.
@@ -138,16 +176,17 @@ def server_header(preference: Sequence[Pair], parameters: Parameters | None) -> 
             f";spi-c={parameters.spi_pc};spi-s={parameters.spi_ps}"
             f";port-c={parameters.port_pc};port-s={parameters.port_ps}"
         )
-    step = len(preference)
-    return ", ".join(
-        f"{MECHANISM};q={_q(step - place, step)};alg={pair.integrity};ealg={pair.encryption}"
-        f";prot=esp;mod=trans{numbers}"
-        for place, pair in enumerate(preference)
+    return f"{f'{numbers}, '.join(_server_entries(preference))}{numbers}"
+
+
+@lru_cache(maxsize=8)
+def _server_entries(preference: tuple[Pair, ...]) -> tuple[str, ...]:
+    """The list without the numbers of a set; the operator's preference hardly ever changes."""
+    steps = len(preference) + 1
+    return tuple(
+        f"{MECHANISM};q={rank / steps:.3f};alg={pair.integrity};ealg={pair.encryption};prot=esp;mod=trans"
+        for rank, pair in zip(range(len(preference), 0, -1), preference, strict=True)
     )
-
-
-def _q(rank: int, of: int) -> str:
-    return f"{rank / (of + 1):.3f}"
 
 
 def associations(parameters: Parameters, pair: Pair, keys: AkaKeys, lifetime: int) -> tuple[Sa, Sa, Sa, Sa]:
@@ -179,19 +218,23 @@ def associations(parameters: Parameters, pair: Pair, keys: AkaKeys, lifetime: in
     )
 
 
-def check_repeated_client(values: Sequence[str], proposal: Proposal) -> None:
+def check_repeated_client(lines: Sequence[str], proposal: Proposal) -> None:
     """Security-Client of the protected REGISTER must be that of the first (TS 33.203 7.2). Raises AgreementError."""
-    if not values:
+    text = ", ".join(lines)
+    if not text:
         raise AgreementError(494, "Security-Client is missing from the protected REGISTER")
-    if _entries(_mechanisms(values)) != proposal.entries:
+    if text != proposal.text and _entries(text) != _entries(proposal.text):
         raise AgreementError(494, "Security-Client differs from the one of the first REGISTER")
 
 
-def check_verify(values: Sequence[str], server: str) -> None:
+def check_verify(lines: Sequence[str], server: str) -> None:
     """Security-Verify must mirror the Security-Server we sent (RFC 3329 2.3.1). Raises AgreementError(494)."""
-    if not values:
+    text = ", ".join(lines)
+    if not text:
         raise AgreementError(494, "Security-Verify is missing")
-    got, sent = _entries(_mechanisms(values)), _entries(_mechanisms([server]))
+    if text == server:
+        return
+    got, sent = _entries(text), _entries(server)
     if got == sent:
         return
     if len(got) != len(sent):
@@ -200,7 +243,8 @@ def check_verify(values: Sequence[str], server: str) -> None:
     raise AgreementError(494, f"Security-Verify entry {place + 1} differs from Security-Server")
 
 
-def _mechanisms(values: Sequence[str]) -> list[Mechanism]:
+def _mechanisms(text: str) -> list[Mechanism]:
+    values = split_list(text)
     if len(values) > MAX_OFFERS:
         raise AgreementError(400, f"{len(values)} security mechanisms in one message, {MAX_OFFERS} are allowed")
     try:
@@ -209,25 +253,20 @@ def _mechanisms(values: Sequence[str]) -> list[Mechanism]:
         raise AgreementError(400, str(error)) from error
 
 
-def _entries(mechanisms: Sequence[Mechanism]) -> tuple[object, ...]:
-    """What counts when headers are compared; `mediasec` entries are another agreement (TS 24.229 7.2A.7)."""
+def _entries(text: str) -> tuple[object, ...]:
+    """What counts when headers are compared: the order of entries, not order, case and spacing of their parameters.
+
+    `mediasec` entries are another agreement (TS 24.229 7.2A.7).
+    """
     return tuple(
         (mechanism.name, tuple(sorted((name, value.lower()) for name, value in mechanism.params)))
-        for mechanism in mechanisms
+        for mechanism in _mechanisms(text)
         if mechanism.param("mediasec") is None
     )
 
 
-def _pair(params: dict[str, str]) -> Pair | None:
-    try:
-        pair = Pair(Integrity(params.get("alg", "").lower()), Encryption(params.get("ealg", "null").lower()))
-    except ValueError:
-        return None
-    return pair if pair in VALID_PAIRS else None
-
-
-def _number(params: dict[str, str], name: str, low: int, high: int) -> int:
-    text = params.get(name, "")
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
+def _number(name: str, text: str | None) -> int:
+    low, high = (LOWEST_SPI, 0xFFFFFFFF) if name.startswith("spi") else (1, 0xFFFF)
+    if not (text and text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
         raise AgreementError(400, f"Security-Client: {name}={text or '(absent)'} is not a number from {low} to {high}")
     return int(text)

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pcscf.observe import Problem, Record
 from pcscf.vocabulary import Action, Flow, Note
 
+POOL_OCTETS = 1024
+
 
 class Turn:
     """`now` is monotonic seconds; `random_octets(n)` gives unguessable octets."""
 
     def __init__(self, random_octets: Callable[[int], bytes]) -> None:
         self.now = 0.0
-        self.random_octets = random_octets
+        self._source = random_octets
+        self._pool = b""
         self._actions: list[Action] = []
 
     def begin(self, now: float) -> list[Action]:
@@ -32,6 +35,13 @@ class Turn:
     def problem(self, detail: str, flow: Flow | None = None, impi: str = "") -> None:
         """Note that something was refused or lost. `detail` is for people: what, with which value."""
         self.note(Problem(at=self.now, flow=flow, impi=impi, detail=detail))
+
+    def random_octets(self, count: int) -> bytes:
+        """Unguessable octets, fetched many at a time and used once."""
+        if len(self._pool) < count:
+            self._pool = self._source(POOL_OCTETS)
+        taken, self._pool = self._pool[:count], self._pool[count:]
+        return taken
 
     def token(self, octets: int) -> str:
         """An unguessable token of hexadecimal digits."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
-from xfrm.model import IPAddress, Sa, SaId
+from xfrm.model import IPAddress, Sa, SaId, bracketed
 
 if TYPE_CHECKING:
     from pcscf.observe import Record
@@ -37,57 +37,49 @@ class Flow(NamedTuple):
     remote_port: int
 
     def __str__(self) -> str:
-        return f"{self.transport} {_host(self.remote)}:{self.remote_port} at {_host(self.local)}:{self.local_port}"
-
-
-def _host(address: IPAddress) -> str:
-    return str(address) if address.version == 4 else f"[{address}]"
+        return (
+            f"{self.transport} {bracketed(self.remote)}:{self.remote_port} at {bracketed(self.local)}:{self.local_port}"
+        )
 
 
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A whole, well-formed message."""
 
     message: Request | Response
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(NamedTuple):
     """Bytes that are no SIP message; `error.message` holds what could be read."""
 
     error: ParseError
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
-class FlowClosed:
+class FlowClosed(NamedTuple):
     """A TCP connection ended or could not be made, or a datagram was refused. Never a deregistration."""
 
     flow: Flow
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityInstalled:
+class SecurityInstalled(NamedTuple):
     """The kernel acknowledged all SAs of an `InstallSecurity`."""
 
     set_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityRefused:
+class SecurityRefused(NamedTuple):
     """The kernel refused an SA of an `InstallSecurity`; none of the batch exists. `reason` is its words."""
 
     set_id: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityExpired:
+class SecurityExpired(NamedTuple):
     """SAs reached the kernel's backstop lifetime: the core's own timer should have been first."""
 
     ids: tuple[SaId, ...]
@@ -104,8 +96,7 @@ Event = Received | Malformed | FlowClosed | SecurityInstalled | SecurityRefused 
 # Actions
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put bytes on a flow. `connect`: open the TCP connection if there is none."""
 
     data: bytes
@@ -113,38 +104,33 @@ class Send:
     connect: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class InstallSecurity:
+class InstallSecurity(NamedTuple):
     """Install all SAs or none, and answer with SecurityInstalled or SecurityRefused."""
 
     set_id: int
     sas: tuple[Sa, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateSecurity:
+class UpdateSecurity(NamedTuple):
     """Let these SAs live `lifetime` seconds from now."""
 
     ids: tuple[SaId, ...]
     lifetime: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveSecurity:
+class RemoveSecurity(NamedTuple):
     """Delete these SAs."""
 
     ids: tuple[SaId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CloseFlow:
+class CloseFlow(NamedTuple):
     """Close a TCP connection."""
 
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """Write this down; see `observe` for the kinds of record."""
 
     record: "Record"

@@ -1,0 +1,72 @@
+"""A kernel of dictionaries: holds SAs as the real backends do, encrypts nothing, refuses what it is told to."""
+
+import errno
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xfrm.model import IPAddress, KernelError, PortRange, Sa, SaId, SaRecord
+
+
+@dataclass
+class FakeKernel:
+    """Implements `xfrm.backend.Backend`. `refuse`: the place in the next batch that is refused."""
+
+    name: str = "fake"
+    sas: dict[SaId, Sa] = field(default_factory=dict)
+    lifetimes: dict[SaId, int] = field(default_factory=dict)
+    protected: list[tuple[IPAddress, tuple[PortRange, ...]]] = field(default_factory=list)
+    refuse: int | None = None
+    batches: int = 0
+    closed: bool = False
+
+    def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
+        self.protected.append((address, tuple(ports)))
+
+    def install(self, sas: Sequence[Sa]) -> None:
+        self.batches += 1
+        for index, sa in enumerate(sas):
+            if index == self.refuse or sa.id in self.sas:
+                raise KernelError(errno.EEXIST, index=index, operation=f"adding SA {sa.spi}")
+        for sa in sas:
+            sa_id = sa.id
+            self.sas[sa_id] = sa
+            self.lifetimes[sa_id] = sa.lifetime
+
+    def update(self, ids: Sequence[SaId], lifetime: int) -> None:
+        for index, sa_id in enumerate(ids):
+            if sa_id not in self.sas:
+                raise KernelError(errno.ESRCH, index=index, operation=f"updating SA {sa_id.spi}")
+            self.lifetimes[sa_id] = lifetime
+
+    def remove(self, ids: Sequence[SaId]) -> None:
+        for sa_id in ids:
+            self.sas.pop(sa_id, None)
+            self.lifetimes.pop(sa_id, None)
+
+    def records(self) -> list[SaRecord]:
+        return [
+            SaRecord(
+                sa=sa,
+                bytes=0,
+                packets=0,
+                replay_drops=0,
+                integrity_failures=0,
+                added=time.time(),
+                last_used=None,
+            )
+            for sa in self.sas.values()
+        ]
+
+    def expirations(self) -> list[SaId]:
+        return []
+
+    def filenos(self) -> tuple[int, ...]:
+        return ()
+
+    def process(self, fileno: int) -> None:
+        raise AssertionError("there is nothing to process")
+
+    def close(self) -> None:
+        self.closed = True
+        self.sas.clear()

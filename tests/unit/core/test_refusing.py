@@ -1,0 +1,280 @@
+"""What the core refuses, with which status, and that nothing of it reaches the other side (digest A6, A9, B1, C2)."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from pcscf.sip.parse import ParseError
+from pcscf.vocabulary import Interface, Malformed
+from tests.unit.core.world import CORE, NONCE, REALM, Phone, World, answer, offer, ok
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def phone(world: World) -> Phone:
+    return Phone(world)
+
+
+def refused(world: World, data: bytes, phone: Phone, *, protected: bool = False) -> int:
+    """Send it and give the status; nothing may have gone to the core."""
+    world.receive(data, phone.uplink if protected else phone.clear)
+    flow, response = world.at_phone()
+    assert flow == (phone.downlink if protected else phone.clear)
+    return response.status
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"security": ""}, 421),
+        ({"security": "", "extra": "Supported: sec-agree\r\n"}, 494),
+        ({"security": "Security-Client: tls\r\n"}, 494),
+        ({"security": f"Security-Client: {offer('hmac-sha-256-128/aes-cbc')}\r\n"}, 494),
+        ({"security": f"Security-Client: {offer('hmac-md5-96/des-ede3-cbc')}\r\n"}, 494),
+        ({"security": f"Security-Client: {offer('hmac-sha-1-96/null', port=5060)}\r\n"}, 400),
+        ({"security": f"Security-Client: {offer('hmac-sha-1-96/null', spi=4294967295)}\r\n"}, 400),
+        ({"security": f"Security-Client: {offer('hmac-sha-1-96/null', spi=100)}\r\n"}, 400),
+        ({"security": "Security-Client: ipsec-3gpp;alg=hmac-sha-1-96;spi-c=1000\r\n"}, 400),
+        ({"security": "Security-Client: ;;;\r\n"}, 400),
+        ({"extra": "Proxy-Require: x-unknown\r\n"}, 420),
+        ({"extra": 'Authorization: Digest username="b"\r\n'}, 400),
+    ],
+)
+def test_first_register(world: World, phone: Phone, change: dict[str, str], status: int) -> None:
+    assert refused(world, phone.register(**change), phone) == status  # type: ignore[arg-type]
+    assert not world.kernel.sas and not len(world.proxy.registrar)
+
+
+def test_no_agreement_names_what_we_would_take_but_no_numbers(world: World, phone: Phone) -> None:
+    world.receive(phone.register(security=""), phone.clear)
+    response = world.at_phone()[1]
+    assert response.status == 421 and response.values("require") == ["sec-agree"]
+    assert "alg=null;ealg=aes-gcm" in response.values("security-server")[0]
+    assert "spi" not in ",".join(response.values("security-server"))
+
+
+def test_no_hops_left(world: World, phone: Phone) -> None:
+    data = phone.register().replace(b"Max-Forwards: 70", b"Max-Forwards: 0")
+    assert refused(world, data, phone) == 483
+
+
+def test_unknown_extension_is_named(world: World, phone: Phone) -> None:
+    world.receive(phone.register(extra="Proxy-Require: x-unknown\r\n"), phone.clear)
+    assert world.at_phone()[1].values("unsupported") == ["x-unknown"]
+
+
+def test_no_authorization(world: World, phone: Phone) -> None:
+    data = b"\r\n".join(line for line in phone.register().split(b"\r\n") if not line.startswith(b"Authorization"))
+    assert refused(world, data, phone) == 403
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verify": ""},
+        {"verify": "ipsec-3gpp;alg=null;ealg=aes-gcm;spi-c=1000000001;spi-s=1000000002;port-c=5104;port-s=5100"},
+        {"client": ""},
+        {"client": offer("hmac-sha-1-96/null")},
+        {"client": offer("hmac-sha-1-96/aes-cbc hmac-sha-1-96/null", spi=45599)},
+    ],
+)
+def test_a_broken_agreement_ends_the_temporary_set(world: World, phone: Phone, change: dict[str, str]) -> None:
+    phone.challenged()
+    world.receive(phone.answer(**change), phone.uplink)
+    flow, response = world.at_phone()
+    assert (flow, response.status) == (phone.downlink, 494)
+    assert response.first("security-server") == phone.security_server
+    world.receive(phone.answer(), phone.uplink)
+    assert world.at_phone()[1].status == 403, "a set that is closing authenticates nobody"
+    world.wait(130)
+    assert not world.kernel.sas
+
+
+def test_one_entry_dropped_from_security_verify(world: World, phone: Phone) -> None:
+    phone.challenged()
+    shorter = phone.security_server.rpartition(", ")[0]
+    assert refused(world, phone.answer(verify=shorter), phone, protected=True) == 494
+
+
+@pytest.mark.parametrize(
+    "spaced",
+    [
+        lambda value: value.replace(";", " ; ").replace("=", " = "),
+        lambda value: value.upper(),
+        lambda value: ", ".join(";".join([e.split(";")[0], *sorted(e.split(";")[1:])]) for e in value.split(", ")),
+    ],
+)
+def test_security_verify_is_compared_by_meaning(world: World, phone: Phone, spaced: object) -> None:
+    phone.challenged()
+    world.receive(phone.answer(verify=spaced(phone.security_server)), phone.uplink)  # type: ignore[operator]
+    assert world.at_core().method == "REGISTER"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user": f"001010000000009@{REALM}"},
+        {"authorization": f'nonce="{NONCE}",response=""'},
+        {"authorization": 'nonce="another",response="486f3ee163ac4a424493c7ee626d3794"'},
+    ],
+)
+def test_only_the_answer_of_its_own_user_may_come_on_a_temporary_set(
+    world: World, phone: Phone, change: dict[str, str]
+) -> None:
+    phone.challenged()
+    assert refused(world, phone.answer(**change), phone, protected=True) == 403
+
+
+def test_another_identity_on_an_established_set(world: World, phone: Phone) -> None:
+    phone.registered()
+    verify = f"Security-Client: {phone.offer}\r\nSecurity-Verify: {phone.security_server}\r\n"
+    data = phone.register(security=verify, sent_by=31801).replace(
+        b"To: <sip:001010000000001", b"To: <sip:001010000000002"
+    )
+    assert refused(world, data, phone, protected=True) == 403
+
+
+def test_via_of_another_address_inside_esp(world: World, phone: Phone) -> None:
+    phone.challenged()
+    data = phone.answer().replace(b"UDP 10.45.0.2", b"UDP 10.45.0.3")
+    assert refused(world, data, phone, protected=True) == 400
+
+
+def test_other_methods(world: World, phone: Phone) -> None:
+    phone.registered()
+    message = phone.register(sent_by=31801).replace(b"REGISTER", b"MESSAGE")
+    assert refused(world, message, phone, protected=True) == 405
+    assert refused(world, phone.register().replace(b"REGISTER", b"INVITE"), phone) == 403
+    world.receive(phone.register().replace(b"REGISTER", b"INVITE").replace(b"z9hG4bK", b"z9hG4bKcore"), CORE)
+    assert world.sent.pop()[1].start_line == "SIP/2.0 501 Not Implemented"
+
+
+def test_a_protected_port_without_sa_answers_nothing(world: World, phone: Phone) -> None:
+    phone.challenged()
+    stranger = phone.uplink._replace(remote=ip_address("10.45.0.99"))
+    world.receive(phone.answer(), stranger)
+    world.handle(Malformed(ParseError("x"), stranger))
+    assert world.silent()
+
+
+def test_garbage_is_answered_where_it_can_be(world: World, phone: Phone) -> None:
+    with pytest.raises(ParseError) as caught:
+        world.receive(phone.register().replace(b"Content-Length: 0", b"Content-Length: x"), phone.clear)
+    world.handle(Malformed(caught.value, phone.clear))
+    assert world.at_phone()[1].status == 400
+
+
+def test_sm7_from_another_port_than_offered_has_no_set(world: World, phone: Phone) -> None:
+    phone.challenged()
+    world.receive(phone.answer(), phone.uplink._replace(remote_port=31999))
+    assert world.silent()
+
+
+def test_accepted_in_clear_without_a_challenge(world: World, phone: Phone) -> None:
+    world.receive(ok(phone.first()), CORE)
+    assert world.at_phone()[1].status == 500 and not len(world.proxy.registrar)
+
+
+def test_challenged_again_while_answering(world: World, phone: Phone) -> None:
+    phone.challenged()
+    world.receive(phone.answer(), phone.uplink)
+    at_core = world.at_core()
+    data = answer(at_core, "401 Unauthorized", 'WWW-Authenticate: Digest realm="x",nonce="y",algorithm=AKAv1-MD5\r\n')
+    world.receive(data, CORE)
+    flow, response = world.at_phone()
+    assert (flow, response.status) == (phone.downlink, 403)
+
+
+def test_admitted_without_ipsec_by_configuration(phone: Phone) -> None:
+    world = phone.world = World(admit_without_ipsec=True)
+    at_core = phone.first(security="")
+    assert "integrity-protected" not in (at_core.first("authorization") or ""), "this is not IMS AKA (digest A14)"
+    response = phone.challenged(at_core)
+    assert response.status == 401 and response.first("security-server") is None
+    assert b"ck=" not in world.raw[-1] and b"ik=" not in world.raw[-1]
+    world.receive(phone.register(security="", authorization=f'nonce="{NONCE}",response="x"'), phone.clear)
+    world.receive(ok(world.at_core()), CORE)
+    assert world.at_phone()[1].status == 200 and not world.kernel.sas
+
+
+def test_interfaces_are_told_apart_by_socket_not_by_text(world: World, phone: Phone) -> None:
+    data = phone.register(sent_by=31801)
+    world.receive(data, phone.clear)
+    assert (world.at_core().first("authorization") or "").endswith('"no"')
+    assert phone.clear.interface is Interface.GM
+
+
+def test_a_late_answer_of_the_core_finds_its_set_gone_and_is_not_sent(world: World, phone: Phone) -> None:
+    phone.challenged()
+    world.receive(phone.answer(), phone.uplink)
+    late = world.at_core()
+    phone.offer = offer("hmac-sha-1-96/null", spi=70001, port=34000)
+    phone.challenged(nonce="bm9uY2UtMg==")
+    world.receive(ok(late), CORE)
+    assert world.silent() and "a reply has lost its SA; not sent" in world.problems
+
+
+def test_a_response_from_a_ue_answers_nothing_of_ours(world: World, phone: Phone) -> None:
+    """The branch toward the core is no secret to somebody who sees Mw; the side it comes from is what counts."""
+    at_core = phone.first()
+    world.receive(ok(at_core), phone.clear)
+    assert world.silent() and not len(world.proxy.registrar)
+    assert phone.challenged(at_core).status == 401, "the real one still counts"
+
+
+def test_a_second_register_cannot_end_the_set_whose_answer_is_under_way(world: World, phone: Phone) -> None:
+    phone.challenged()
+    world.receive(phone.answer(), phone.uplink)
+    at_core = world.at_core()
+    assert refused(world, phone.answer(verify="ipsec-3gpp;alg=null"), phone, protected=True) == 494
+    for number in range(9):
+        other = Phone(world, user=f"{number}@{REALM}", call_id=f"o{number}")
+        other.offer = offer("hmac-sha-1-96/null", spi=2000 + 2 * number, port=20000 + 2 * number)
+        other.challenged()
+    world.receive(ok(at_core), CORE)
+    assert world.at_phone()[1].status == 200
+
+
+def test_an_ack_in_clear_gets_no_answer(world: World, phone: Phone) -> None:
+    world.receive(phone.register().replace(b"REGISTER", b"ACK"), phone.clear)
+    assert world.silent()
+
+
+def test_an_spi_in_use_is_refused_until_it_is_free(world: World, phone: Phone) -> None:
+    phone.registered()
+    again = Phone(world, call_id="again", offer=offer("hmac-sha-1-96/null", port=39000))
+    response = again.challenged()
+    assert response.status == 503 and response.first("retry-after") == "5"
+    assert len(world.kernel.sas) == 4
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "ipsec-3gpp;alg=hmac-sha-1-96;spi-c=1000;spi-s=1000;port-c=8000;port-s=8001",
+        ", ".join([offer("hmac-sha-1-96/null")] * 33),
+        f"{offer('hmac-sha-1-96/null')}, {offer('hmac-md5-96/null', spi=50000)}",
+    ],
+)
+def test_contradictions_and_floods_in_an_offer(world: World, phone: Phone, lines: str) -> None:
+    assert refused(world, phone.register(security=f"Security-Client: {lines}\r\n"), phone) == 400
+
+
+def test_media_security_is_another_agreement(world: World, phone: Phone) -> None:
+    phone.challenged()
+    world.receive(phone.answer(verify=f"sdes-srtp;mediasec, {phone.security_server}"), phone.uplink)
+    assert world.at_core().method == "REGISTER"
+
+
+def test_garbage_at_a_protected_port_without_sa_is_not_answered(world: World, phone: Phone) -> None:
+    phone.challenged()
+    with pytest.raises(ParseError) as caught:
+        world.receive(phone.answer().replace(b"Content-Length: 0", b"Content-Length: x"), phone.uplink)
+    world.handle(Malformed(caught.value, phone.uplink._replace(remote_port=9)))
+    assert world.silent()
+    world.handle(Malformed(caught.value, phone.uplink))
+    assert world.at_phone()[0] == phone.downlink
