@@ -53,28 +53,17 @@ class Transport:
 
     async def listen_udp(self, address: IPAddress, port: int, interface: Interface) -> None:
         """Bind one UDP socket. Raises OSError. No SO_REUSEADDR: a second instance must not steal datagrams."""
-        udp = _socket(address, socket.SOCK_DGRAM)
-        try:
-            udp.bind((str(address), port))
-        except BaseException:
-            udp.close()
-            raise
+        udp = _bound(address, port, socket.SOCK_DGRAM)
         self._udp[address, port] = udp
         flows: dict[tuple[str, int], Flow] = {}
         asyncio.get_running_loop().add_reader(udp, self._drain, udp, address, port, interface, flows)
 
     async def listen_tcp(self, address: IPAddress, port: int, interface: Interface) -> None:
         """Accept TCP connections on one address and port. Raises OSError."""
-        tcp = _socket(address, socket.SOCK_STREAM)
-        try:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tcp.bind((str(address), port))
-            server = await asyncio.get_running_loop().create_server(
-                lambda: _Connection(self, interface), sock=tcp, backlog=512
-            )
-        except BaseException:
-            tcp.close()
-            raise
+        tcp = _bound(address, port, socket.SOCK_STREAM)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(self, interface), sock=tcp, backlog=512
+        )
         self._servers.append(server)
 
     def send(self, data: bytes, flow: Flow, *, connect: bool = True) -> None:
@@ -245,15 +234,14 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         assert self._flow is not None and self._stream is not None
         try:
-            messages = self._parser.feed(data)
+            for message in self._parser.feed(data):
+                self._owner.on_message(message, self._flow)
         except ParseError as error:
             self._owner.on_malformed(error, self._flow)
             self._stream.close()
             return
         if pings := self._parser.take_pings():
             self.send(b"\r\n" * pings)
-        for message in messages:
-            self._owner.on_message(message, self._flow)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._counted and self._flow is not None:
@@ -280,4 +268,18 @@ def _socket(address: IPAddress, kind: socket.SocketKind) -> socket.socket:
     made.setblocking(False)
     if address.version == 6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return made
+
+
+def _bound(address: IPAddress, port: int, kind: socket.SocketKind) -> socket.socket:
+    """A socket with this address and port. Raises OSError that names both."""
+    made = _socket(address, kind)
+    try:
+        if kind is socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((str(address), port))
+    except OSError as error:
+        made.close()
+        word = "TCP" if kind is socket.SOCK_STREAM else "UDP"
+        raise OSError(error.errno, f"{address} port {port}/{word}: {error.strerror}") from error
     return made

@@ -1,0 +1,1 @@
+"""How people and scripts look into a running P-CSCF."""

@@ -1,0 +1,151 @@
+"""The control socket: a local HTTP service that only the owner of the process may ask, and its client.
+
+Read-only in this version. `views` says what the answers look like.
+"""
+
+import asyncio
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter
+
+from pcscf import PcscfError
+from pcscf.admin import views
+from pcscf.admin.views import Inside, JournalRow, RegistrationRow, SaRow, Status
+
+INSIDE = web.AppKey("inside", Inside)
+ANSWER_WITHIN = 10.0
+RowT = TypeVar("RowT", bound=BaseModel)
+
+
+class ControlError(PcscfError):
+    """The control socket cannot be made or asked; `str` is for people."""
+
+
+class Control:
+    """Serves one control socket. `start`, then `stop`."""
+
+    def __init__(self, inside: Inside, path: Path) -> None:
+        self._path = path
+        app = web.Application()
+        app[INSIDE] = inside
+        app.add_routes(
+            [
+                web.get("/status", _status),
+                web.get("/sas", _sas),
+                web.get("/registrations", _registrations),
+                web.get("/journal", _journal),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        self._own = False
+
+    async def start(self) -> None:
+        """Listen with mode 0600. Raises ControlError: another instance listens there, or the place is not writable."""
+        path = self._path
+        try:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            _clear_way(path)
+            await self._runner.setup()
+            mask = os.umask(0o177)
+            try:
+                await web.UnixSite(self._runner, str(path)).start()
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise ControlError(
+                f"control socket {path}: {error.strerror}; set `control` to a place you may write"
+            ) from error
+        self._own = True
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+        if self._own:
+            self._path.unlink(missing_ok=True)
+
+
+def _clear_way(path: Path) -> None:
+    """Remove the socket of a process that is gone; nothing else."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ControlError(f"control socket {path}: something else is there; set `control` to another place")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise ControlError(f"control socket {path}: another P-CSCF is running with it")
+
+
+def _rows(rows: list[RowT]) -> web.Response:
+    return web.json_response(text=f"[{','.join(row.model_dump_json() for row in rows)}]")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _status(request: web.Request) -> web.Response:
+    return web.json_response(text=request.app[INSIDE].status.model_dump_json())
+
+
+async def _sas(request: web.Request) -> web.Response:
+    inside = request.app[INSIDE]
+    return _rows(views.sa_rows(inside.records(), inside.registrar, _now()))
+
+
+async def _registrations(request: web.Request) -> web.Response:
+    return _rows(views.registration_rows(request.app[INSIDE].registrar, _now()))
+
+
+async def _journal(request: web.Request) -> web.Response:
+    after = request.query.get("after", "0")
+    if not (after.isascii() and after.isdigit() and len(after) < 16):
+        raise web.HTTPBadRequest(text=f"after={after[:20]} is no record number")
+    return _rows(views.journal_rows(request.app[INSIDE].journal, int(after)))
+
+
+class ControlClient:
+    """Asks the control socket of a running P-CSCF. Every method raises ControlError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def status(self) -> Status:
+        return Status.model_validate_json(await self._get("/status"))
+
+    async def sas(self) -> list[SaRow]:
+        return TypeAdapter(list[SaRow]).validate_json(await self._get("/sas"))
+
+    async def registrations(self) -> list[RegistrationRow]:
+        return TypeAdapter(list[RegistrationRow]).validate_json(await self._get("/registrations"))
+
+    async def journal(self, after: int = 0) -> list[JournalRow]:
+        return TypeAdapter(list[JournalRow]).validate_json(await self._get(f"/journal?after={after}"))
+
+    async def _get(self, target: str) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=aiohttp.UnixConnector(str(self._path)), timeout=timeout, raise_for_status=True
+                ) as session,
+                session.get(f"http://pcscf{target}") as answer,
+            ):
+                return await answer.read()
+        except PermissionError as error:
+            raise ControlError(f"{self._path}: permission denied; ask as the user who runs the P-CSCF") from error
+        except (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionError) as error:
+            raise ControlError(
+                f"no P-CSCF answers at {self._path}; start one with `pcscf run`, or give its socket with --control"
+            ) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ControlError(f"{self._path}: {str(error) or 'no answer in time'}") from error

@@ -1,0 +1,242 @@
+"""The command `pcscf`: its parsers, and the commands of an operator (run, check, doctor, sa).
+
+Data goes to standard output, what happens to standard error. Exit status: 0 done, 1 refused or failed, 2 misused.
+The commands of the simulators are `lab.commands`.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcscf import PcscfError
+from pcscf.lab import commands as lab
+
+if TYPE_CHECKING:
+    from pcscf.config import Config
+
+DEFAULT_CONFIG = Path("config/pcscf.toml")
+log = logging.getLogger("pcscf")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    made = argparse.ArgumentParser(
+        prog="pcscf",
+        description="IMS P-CSCF with IPsec on Gm, and the simulators to try it with.",
+        epilog="examples:\n"
+        "  pcscf lab                            try everything on this machine\n"
+        "  pcscf doctor -c config/pcscf.toml    what is missing here to run it\n"
+        "  pcscf run -c config/pcscf.toml       run the P-CSCF\n"
+        "  pcscf sa                             the SAs of the one that runs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"pcscf {version('pcscf')}")
+    commands = made.add_subparsers(metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", "run the P-CSCF until SIGTERM or Ctrl-C", "pcscf run -c config/pcscf.toml -v")
+    _configuration(run)
+    run.add_argument("-v", "--verbose", action="store_true", help="log every message, too")
+    run.set_defaults(command=_run)
+
+    check = _command(
+        commands,
+        "check",
+        "validate a configuration file and show the effective values",
+        "pcscf check -c config/pcscf.toml\n  PCSCF_IPSEC__BACKEND=userspace pcscf check --json",
+    )
+    _configuration(check)
+    _json(check)
+    check.set_defaults(command=_check)
+
+    examine = _command(
+        commands,
+        "doctor",
+        "look for what this machine lacks: kernel ESP, modules, capabilities, TUN, addresses, ports, time",
+        "pcscf doctor\n  pcscf doctor -c config/pcscf.toml",
+    )
+    examine.add_argument("-c", "--config", type=Path, metavar="FILE", help="also look at its addresses and ports")
+    _json(examine)
+    examine.set_defaults(command=_doctor)
+
+    sa = _command(
+        commands,
+        "sa",
+        "show the live SAs with their counters",
+        "pcscf sa\n  pcscf sa --control lab/control.sock --json",
+    )
+    _configuration(sa)
+    sa.add_argument(
+        "--control", type=Path, metavar="SOCKET", help="control socket (default: that of the configuration)"
+    )
+    _json(sa)
+    sa.set_defaults(command=_sa)
+
+    lab.add_commands(commands)
+    return made
+
+
+def _command(commands: Any, name: str, purpose: str, examples: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return made
+
+
+def _configuration(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-c", "--config", type=Path, metavar="FILE", default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}"
+    )
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="write JSON for scripts")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every failure is one line for people."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except PcscfError as error:
+        for line in str(error).splitlines():
+            print(f"pcscf: {line}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        advice = "; `pcscf doctor -c FILE` looks for the cause" if options.command is _run else ""
+        print(f"pcscf: {error.strerror or error}{advice}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+# Each command imports what it needs when it runs: the shortest of them is started hundreds of times by tests.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pcscf.config import load
+
+    config = load(options.config)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    asyncio.run(_serve(config))
+    return 0
+
+
+async def _serve(config: "Config") -> None:
+    from pcscf.admin.control import Control
+    from pcscf.server import Server, settle_memory
+    from xfrm.backend import open_backend
+
+    choice = open_backend(config.ipsec.backend)
+    server = Server(config, choice)
+    control = Control(server, config.control)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await server.start()
+        await control.start()
+        settle_memory()
+        log.info("ESP backend: %s (%s)", choice.backend.name, choice.reason)
+        for address in config.gm.addresses:
+            ports = f"{config.gm.port}, protected {config.ipsec.ports_ps} and {config.ipsec.ports_pc}"
+            log.info("Gm: %s ports %s", address, ports)
+        log.info("Mw: %s port %s, next hop %s", config.mw.address, config.mw.port, config.mw.next_hop)
+        log.info("ready")
+        await stop.wait()
+    finally:
+        await control.stop()
+        await server.stop()
+    log.info("stopped; SAs and policies removed")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pcscf.config import load
+
+    values = load(options.config).model_dump(mode="json")
+    if options.json:
+        print(json.dumps(values, indent=2))
+        return 0
+    for name, value in _flat(values):
+        print(f"{name} = {json.dumps(value)}")
+    return 0
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        out += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return out
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pcscf import doctor
+    from pcscf.config import load
+
+    findings = doctor.examine(load(options.config) if options.config else None)
+    fit = doctor.is_fit(findings)
+    if options.json:
+        rows = [
+            {"subject": each.subject, "verdict": each.verdict.value, "text": each.text, "remedy": each.remedy}
+            for each in findings
+        ]
+        print(json.dumps({"fit": fit, "findings": rows}, indent=2))
+        return 0 if fit else 1
+    colours = {doctor.Verdict.GOOD: "green", doctor.Verdict.WARNING: "yellow", doctor.Verdict.BAD: "red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for each in findings:
+        text = f"{each.text}\n→ {each.remedy}" if each.remedy else each.text
+        table.add_row(f"[{colours[each.verdict]}]{each.verdict.value}[/]", each.subject, text)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("A P-CSCF can run here" if fit else "A P-CSCF cannot run here until the problems are solved")
+    return 0 if fit else 1
+
+
+def _sa(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pcscf.admin.control import ControlClient
+    from pcscf.admin.tables import sa_table
+    from pcscf.config import load
+
+    control = options.control or load(options.config).control
+    rows = asyncio.run(ControlClient(control).sas())
+    if options.json:
+        print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
+        return 0
+    if not rows:
+        print("no SAs: nobody is registered and no challenge waits")
+        return 0
+    console = Console(highlight=False, soft_wrap=True)
+    for place, (_, group) in enumerate(groupby(rows, key=lambda row: row.set_id)):
+        four = list(group)
+        first = four[0]
+        ue = first.source if first.uplink else first.destination
+        left = "" if first.expires_in is None else f", {first.expires_in:.0f} s left"
+        console.print(f"{chr(10) * bool(place)}[bold]{first.impi}[/]  {ue}  set {first.set_id} {first.state}{left}")
+        console.print(sa_table(four))
+    return 0

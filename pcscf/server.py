@@ -1,0 +1,229 @@
+"""Feeds the proxy and does what it says: sockets, the ESP backend, the one timer, a clean stop.
+
+With `transport` the only asyncio of the proxy. Decides nothing about SIP: that is `Proxy`.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+from collections import deque
+from typing import assert_never
+
+from pcscf.admin.views import Status
+from pcscf.config import Config
+from pcscf.observe import Journal, MessageSeen, Problem, Record, describe
+from pcscf.proxy import Proxy
+from pcscf.registration import Registrar
+from pcscf.sip.message import Request, Response
+from pcscf.sip.parse import ParseError
+from pcscf.transport import Transport
+from pcscf.vocabulary import (
+    Action,
+    CloseFlow,
+    Event,
+    Flow,
+    FlowClosed,
+    InstallSecurity,
+    Interface,
+    Malformed,
+    Note,
+    Received,
+    RemoveSecurity,
+    SecurityExpired,
+    SecurityInstalled,
+    SecurityRefused,
+    Send,
+    Tick,
+    UpdateSecurity,
+)
+from xfrm.backend import Choice
+from xfrm.model import SaRecord, XfrmError
+
+log = logging.getLogger("pcscf")
+EXPIRATIONS_EVERY = 1.0
+"""Seconds between looks at the backstop lifetimes of the backend."""
+
+
+def settle_memory() -> None:
+    """Let the garbage collector leave alone what stays for ever, and look at the rest less often.
+
+    Registrations are many, long-lived and free of garbage; going through them every 700 objects costs a third of
+    the time of a challenge.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+class Server:
+    """One P-CSCF on one event loop. `start`, then `stop`."""
+
+    def __init__(self, config: Config, choice: Choice) -> None:
+        self.config = config
+        self.choice = choice
+        self.backend = choice.backend
+        self.journal = Journal()
+        self.proxy = Proxy(config.settings, random_octets=os.urandom)
+        self._transport = Transport(
+            self._on_message,
+            self._on_malformed,
+            self._on_closed,
+            connections_per_source=config.limits.connections_per_source,
+        )
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Bind, protect, listen. Raises OSError (an address or port) or XfrmError; nothing stays behind then."""
+        config, transport = self.config, self._transport
+        ports_ps, ports_pc = config.ipsec.ports_ps, config.ipsec.ports_pc
+        try:
+            await transport.listen_udp(config.mw.address, config.mw.port, Interface.MW)
+            await transport.listen_tcp(config.mw.address, config.mw.port, Interface.MW)
+            for address in config.gm.addresses:
+                for port in (*ports_ps, *ports_pc):
+                    await transport.listen_udp(address, port, Interface.GM_PROTECTED)
+                # The bind above proves that no other process owns these ports, so what guards them is ours to renew.
+                self.backend.protect(address, (ports_ps, ports_pc))
+                for port in ports_ps:
+                    await transport.listen_tcp(address, port, Interface.GM_PROTECTED)
+                await transport.listen_udp(address, config.gm.port, Interface.GM)
+                await transport.listen_tcp(address, config.gm.port, Interface.GM)
+        except BaseException:
+            await self.stop()
+            raise
+        loop = asyncio.get_running_loop()
+        for fileno in self.backend.filenos():
+            loop.add_reader(fileno, self.backend.process, fileno)
+        self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+
+    async def stop(self) -> None:
+        """Close sockets, then remove SAs and policies: in this order nothing can leave in clear."""
+        loop = asyncio.get_running_loop()
+        for handle in (self._timer, self._watch):
+            if handle is not None:
+                handle.cancel()
+        await self._transport.close()
+        for fileno in self.backend.filenos():
+            loop.remove_reader(fileno)
+        self.backend.close()
+
+    @property
+    def registrar(self) -> Registrar:
+        return self.proxy.registrar
+
+    @property
+    def status(self) -> Status:
+        return Status(
+            pid=os.getpid(),
+            backend=self.backend.name,
+            reason=self.choice.reason,
+            gm=[str(address) for address in self.config.gm.addresses],
+            registered=sum(each.registered for each in self.registrar),
+            sets=sum(len(each.sets) for each in self.registrar),
+        )
+
+    def records(self) -> list[SaRecord]:
+        """The live SAs with their counters, from the backend. Raises XfrmError."""
+        return self.backend.records()
+
+    def handle(self, event: Event) -> None:
+        """Let the proxy take an event and carry out its actions, and those of what they cause."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                event = self._events.popleft()
+                for action in self._ask(event):
+                    self._carry_out(action)
+        finally:
+            self._busy = False
+        self._arm()
+
+    def _ask(self, event: Event) -> list[Action]:
+        now = asyncio.get_running_loop().time()
+        try:
+            return self.proxy.handle(event, now)
+        except Exception as bug:
+            log.exception("a bug in the proxy; the message that met it is answered 500")
+            self._record(Problem(at=now, flow=None, impi="", detail=f"a bug in the proxy: {type(bug).__name__}"))
+            return self.proxy.apologise(event, now)
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Send(data, flow, connect):
+                self._transport.send(data, flow, connect=connect)
+            case Note(record):
+                self._record(record)
+            case InstallSecurity(set_id, sas):
+                try:
+                    self.backend.install(sas)
+                except XfrmError as error:
+                    self._events.append(SecurityRefused(set_id, error.strerror or str(error)))
+                else:
+                    self._events.append(SecurityInstalled(set_id))
+            case UpdateSecurity(ids, lifetime):
+                try:
+                    self.backend.update(ids, lifetime)
+                except XfrmError as error:
+                    self._trouble(f"the lifetime of SAs could not be set: {error}")
+            case RemoveSecurity(ids):
+                try:
+                    self.backend.remove(ids)
+                except XfrmError as error:
+                    self._trouble(f"SAs could not be removed: {error}")
+            case CloseFlow(flow):
+                self._transport.close_flow(flow)
+            case _:
+                assert_never(action)
+
+    def _trouble(self, detail: str) -> None:
+        self._record(Problem(at=asyncio.get_running_loop().time(), flow=None, impi="", detail=detail))
+
+    def _record(self, record: Record) -> None:
+        self.journal.append(record)
+        if isinstance(record, MessageSeen):
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s", describe(record))
+        elif isinstance(record, Problem):
+            where = f" ({record.flow})" if record.flow else ""
+            log.warning("%s%s%s", f"{record.impi}: " if record.impi else "", record.detail, where)
+        elif log.isEnabledFor(logging.INFO):
+            log.info("%s: %s", record.impi, describe(record))
+
+    def _arm(self) -> None:
+        """Have one timer set for the earliest deadline; a later one than set is left to the next ring."""
+        deadline = self.proxy.deadline
+        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.handle(Tick())
+
+    def _look_at_expirations(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+        try:
+            expired = self.backend.expirations()
+        except XfrmError as error:
+            self._trouble(f"expirations could not be read: {error}")
+            return
+        if expired:
+            self.handle(SecurityExpired(tuple(expired)))
+
+    def _on_message(self, message: Request | Response, flow: Flow) -> None:
+        self.handle(Received(message, flow))
+
+    def _on_malformed(self, error: ParseError, flow: Flow) -> None:
+        self.handle(Malformed(error, flow))
+
+    def _on_closed(self, flow: Flow, reason: str) -> None:
+        self.handle(FlowClosed(flow, reason))

@@ -1,0 +1,60 @@
+"""What people see: the ladder of one UE, and a line for each record, as they are printed."""
+
+from ipaddress import ip_address
+
+from pcscf import ladder
+from pcscf.observe import MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent, describe
+from pcscf.vocabulary import Flow, Interface
+
+UE, OTHER, PCSCF = ip_address("10.45.0.2"), ip_address("10.45.0.3"), ip_address("10.45.0.1")
+CLEAR = Flow("UDP", Interface.GM, PCSCF, 5060, UE, 5060)
+UPLINK = Flow("UDP", Interface.GM_PROTECTED, PCSCF, 5100, UE, 31800)
+DOWNLINK = Flow("UDP", Interface.GM_PROTECTED, PCSCF, 5104, UE, 31801)
+MW = Flow("UDP", Interface.MW, ip_address("10.46.0.1"), 5060, ip_address("10.46.0.2"), 5060)
+
+RECORDS: list[Record] = [
+    MessageSeen(9.0, True, CLEAR._replace(remote=OTHER), 0, "REGISTER", "other"),
+    MessageSeen(10.0, True, CLEAR, 0, "REGISTER", "a"),
+    MessageSeen(10.001, False, MW, 0, "REGISTER", "a"),
+    MessageSeen(10.001, False, MW, 0, "REGISTER", "other"),
+    MessageSeen(10.003, True, MW, 0, "401 Unauthorized", "a"),
+    SetChanged(
+        at=10.004,
+        impi="user@home",
+        ue=UE,
+        set_id=1,
+        event=SetEvent.INSTALLED,
+        state="temporary",
+        spis=(1000000101, 1000000102, 2000000201, 2000000202),
+        detail="hmac-sha-1-96/null: first of our list that the UE offered (hmac-sha-1-96/null)",
+    ),
+    MessageSeen(10.005, False, CLEAR, 0, "401 Unauthorized", "a"),
+    MessageSeen(10.01, True, UPLINK, 2000000202, "REGISTER", "a"),
+    Problem(at=10.011, flow=UPLINK, impi="user@home", detail="REGISTER refused with 494: Security-Verify is missing"),
+    MessageSeen(10.012, False, DOWNLINK, 1000000102, "494 Security Agreement Required", "a"),
+    RegistrationChanged(at=10.013, impi="user@home", registered=False, detail="the registration expired"),
+    RegistrationChanged(at=10.014, impi="somebody@else", registered=True, detail="not of this UE"),
+]
+
+SHOWN = """\
+             UE                                      P-CSCF                                core
+0.000      5060 ── REGISTER ── clear ──────────────▶ 5060
+0.001                                                5060 ── REGISTER ───────────────▶ 5060
+0.003                                                5060 ◀─ 401 Unauthorized ──────── 5060
+0.004            4 SAs installed: 2000000202 1000000101 1000000102 2000000201
+                 hmac-sha-1-96/null: first of our list that the UE offered (hmac-sha-1-96/null)
+0.005      5060 ◀─ 401 Unauthorized ── clear ─────── 5060
+0.010     31800 ══ REGISTER ══ spi 2000000202 ═════▶ 5100
+0.011          ! REGISTER refused with 494: Security-Verify is missing
+0.012     31801 ◀═ 494 Security… ══ spi 1000000102 ═ 5104
+0.013            not registered any more: the registration expired"""
+
+
+def test_the_ladder_of_one_ue() -> None:
+    lines = [ladder.heading(), *ladder.lines(ladder.of_ue(RECORDS, UE))]
+    assert [line.rstrip() for line in lines] == SHOWN.splitlines()
+
+
+def test_a_record_in_a_line() -> None:
+    assert describe(RECORDS[7]) == "REGISTER from UDP 10.45.0.2:31800 at 10.45.0.1:5100, on SPI 2000000202"
+    assert describe(RECORDS[1]) == "REGISTER from UDP 10.45.0.2:5060 at 10.45.0.1:5060, in clear"

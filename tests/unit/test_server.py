@@ -1,0 +1,195 @@
+"""The server on loopback with a fake kernel: actions carried out, bugs survived, the control socket asked."""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from pcscf.admin.control import Control, ControlClient, ControlError
+from pcscf.config import Config
+from pcscf.observe import MessageSeen, Problem
+from pcscf.server import Server
+from tests.bench.load import Call, challenge
+from tests.fake_kernel import FakeKernel
+from xfrm.backend import Choice
+
+GM, MW, CORE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+IK, CK = "f769bcd751044604127672711c6d3441", "b40ba9a3c58b2a05bbf0d987b21bf8cb"
+CLEAR, CORE_PORT = 15060, 15080
+
+
+def config(**ipsec: object) -> Config:
+    return Config(
+        visited_network="test",
+        gm={"addresses": [GM], "port": CLEAR},  # type: ignore[arg-type]
+        mw={"address": MW, "port": CLEAR, "next_hop": CORE, "next_hop_port": CORE_PORT},  # type: ignore[arg-type]
+        ipsec={"port_ps": 15100, "port_pc": 15104, "legacy_algorithms": True, **ipsec},  # type: ignore[arg-type]
+    )
+
+
+def udp(address: str, port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((address, port))
+    made.setblocking(False)
+    return made
+
+
+async def receive(sock: socket.socket) -> bytes:
+    async with asyncio.timeout(5):
+        return await asyncio.get_running_loop().sock_recv(sock, 65_536)
+
+
+def with_server(work: Callable[[Server, FakeKernel], Awaitable[None]]) -> FakeKernel:
+    kernel = FakeKernel()
+
+    async def run() -> None:
+        server = Server(config(), Choice(kernel, "a test"))
+        await server.start()
+        try:
+            await work(server, kernel)
+        finally:
+            await server.stop()
+
+    asyncio.run(run())
+    return kernel
+
+
+async def challenged(call: Call) -> bytes:
+    """Register one phone as far as the 401, with a core of our own."""
+    with udp(call.address, 5070) as ue, udp(CORE, CORE_PORT) as core:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendto(ue, call.register(5070), (GM, CLEAR))
+        await loop.sock_sendto(core, challenge(await receive(core)), (MW, CLEAR))
+        return await receive(ue)
+
+
+def test_challenge_through_real_sockets() -> None:
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        answer = await challenged(Call(1))
+        assert answer.startswith(b"SIP/2.0 401 ") and b"Security-Server: " in answer and b"ck=" not in answer
+        assert len(kernel.sas) == 4 and len(server.records()) == 4
+        seen = [record for _, record in server.journal.after(0) if isinstance(record, MessageSeen)]
+        assert len(seen) == 4
+
+    kernel = with_server(work)
+    assert kernel.closed and not kernel.sas, "a clean stop removes everything"
+    ((address, ports),) = kernel.protected
+    assert str(address) == GM and [str(each) for each in ports] == ["15100-15101", "15104-15111"]
+
+
+def test_the_log_tells_everything_but_the_keys(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        await challenged(Call(1))
+        assert {bytes(sa.integrity_key).hex()[:32] for sa in kernel.sas.values()} == {IK}
+
+    with caplog.at_level("DEBUG"):
+        with_server(work)
+    assert "4 SAs installed" in caplog.text and "REGISTER from UDP 127.1." in caplog.text
+    assert IK[:8] not in caplog.text and CK[:8] not in caplog.text
+
+
+def test_a_refusal_of_the_kernel_is_answered_500() -> None:
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        kernel.refuse = 2
+        assert (await challenged(Call(1))).startswith(b"SIP/2.0 500 ")
+        assert not kernel.sas
+
+    with_server(work)
+
+
+def test_the_timer_of_the_core_rings(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        kernel = FakeKernel()
+        server = Server(config(temp_lifetime=1), Choice(kernel, "a test"))
+        await server.start()
+        await challenged(Call(1))
+        assert len(kernel.sas) == 4
+        async with asyncio.timeout(3):
+            while kernel.sas:
+                await asyncio.sleep(0.05)
+        await server.stop()
+
+    asyncio.run(run())
+
+
+def test_a_bug_is_journalled_answered_500_and_stops_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        honest = server.proxy.handle
+
+        def buggy(event: object, now: float) -> object:
+            monkeypatch.setattr(server.proxy, "handle", honest)
+            raise KeyError("what nobody thought of")
+
+        monkeypatch.setattr(server.proxy, "handle", buggy)
+        with udp("127.1.0.9", 5070) as ue:
+            await asyncio.get_running_loop().sock_sendto(ue, Call(8).register(5070), (GM, CLEAR))
+            assert (await receive(ue)).startswith(b"SIP/2.0 500 ")
+        problems = [record.detail for _, record in server.journal.after(0) if isinstance(record, Problem)]
+        assert problems == ["a bug in the proxy: KeyError"]
+        assert (await challenged(Call(1))).startswith(b"SIP/2.0 401 ")
+
+    with_server(work)
+    assert "what nobody thought of" in caplog.text
+
+
+def test_a_taken_port_leaves_nothing_behind() -> None:
+    async def run() -> None:
+        kernel = FakeKernel()
+        with udp(GM, 15105), pytest.raises(OSError, match=r"127\.0\.0\.1 port 15105/UDP"):
+            await Server(config(), Choice(kernel, "a test")).start()
+        assert kernel.closed
+        again = Server(config(), Choice(FakeKernel(), "a test"))
+        await again.start()
+        await again.stop()
+
+    asyncio.run(run())
+
+
+def test_control_socket(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "control.sock"
+
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        control, client = Control(server, path), ControlClient(path)
+        with pytest.raises(ControlError, match="no P-CSCF answers"):
+            await client.status()
+        await control.start()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        await challenged(Call(1))
+        status = await client.status()
+        assert (status.pid, status.backend, status.sets, status.registered) == (os.getpid(), "fake", 1, 0)
+        rows = await client.sas()
+        assert [row.uplink for row in rows] == [True, False, False, True] and len({row.spi for row in rows}) == 4
+        assert {row.state for row in rows} == {"temporary"} and 230 < (rows[0].expires_in or 0) <= 240
+        (registration,) = await client.registrations()
+        assert registration.impi == f"001010000000001@{server.config.visited_network}" or registration.sets == [1]
+        journal = await client.journal()
+        assert [row.decoded() for row in journal] == [record for _, record in server.journal.after(0)]
+        assert await client.journal(after=journal[-1].number) == []
+        with pytest.raises(ControlError, match="another P-CSCF is running"):
+            await Control(server, path).start()
+        await control.stop()
+        assert not path.exists()
+
+    with_server(work)
+
+
+def test_the_socket_of_a_killed_process_is_taken_over_and_other_files_are_not(tmp_path: Path) -> None:
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        path = tmp_path / "control.sock"
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(path))
+        control = Control(server, path)
+        await control.start()
+        await control.stop()
+        path.write_text("mine")
+        with pytest.raises(ControlError, match="something else is there"):
+            await Control(server, path).start()
+        assert path.read_text() == "mine"
+
+    with_server(work)

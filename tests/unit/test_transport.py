@@ -1,0 +1,199 @@
+"""UDP sockets and TCP connections on loopback: whole messages on the flow they came on, bytes out on the flow named."""
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from ipaddress import ip_address
+
+import pytest
+
+from pcscf.sip.message import Request, Response
+from pcscf.sip.parse import ParseError
+from pcscf.transport import CONNECTION_BACKLOG, Transport
+from pcscf.vocabulary import Flow, Interface
+
+HERE = ip_address("127.0.0.1")
+MESSAGE = (
+    b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:a>;tag=1\r\nTo: <sip:b>\r\n"
+    b"Call-ID: 1\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+)
+
+
+class Heard:
+    """A transport and what it reported."""
+
+    def __init__(self, *, connections_per_source: int = 64) -> None:
+        self.messages: list[tuple[Request | Response, Flow]] = []
+        self.malformed: list[tuple[ParseError, Flow]] = []
+        self.closed: list[tuple[Flow, str]] = []
+        self.transport = Transport(
+            lambda message, flow: self.messages.append((message, flow)),
+            lambda error, flow: self.malformed.append((error, flow)),
+            lambda flow, reason: self.closed.append((flow, reason)),
+            connections_per_source=connections_per_source,
+        )
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((str(HERE), 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def within(work: Coroutine[object, object, None]) -> None:
+    """Run it; a test that would wait for ever fails instead."""
+    asyncio.run(asyncio.wait_for(work, 20))
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+def test_datagrams_in_and_out() -> None:
+    async def run() -> None:
+        heard = Heard()
+        port = free_port(socket.SOCK_DGRAM)
+        await heard.transport.listen_udp(HERE, port, Interface.GM)
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        peer.bind((str(HERE), 0))
+        peer.settimeout(2)
+        for data in (MESSAGE, b"\r\n\r\n", b"\0\0\0\0", b"nonsense", MESSAGE):
+            peer.sendto(data, (str(HERE), port))
+        await until(lambda: len(heard.messages) == 2)
+        assert [str(error) for error, _ in heard.malformed] == ["no empty line ends the headers"]
+        flow = heard.messages[0][1]
+        assert flow == Flow("UDP", Interface.GM, HERE, port, HERE, peer.getsockname()[1])
+        heard.transport.send(b"answer", flow)
+        data, sender = peer.recvfrom(100)
+        assert (data, sender[1]) == (b"answer", port)
+        heard.transport.send(b"lost", flow._replace(local_port=1))
+        await until(lambda: heard.closed)
+        assert "no UDP socket" in heard.closed[0][1]
+        peer.close()
+        await heard.transport.close()
+
+    within(run())
+
+
+def test_a_second_instance_cannot_steal_a_port() -> None:
+    async def run() -> None:
+        first, second = Heard(), Heard()
+        port = free_port(socket.SOCK_DGRAM)
+        await first.transport.listen_udp(HERE, port, Interface.GM)
+        with pytest.raises(OSError, match=rf"127\.0\.0\.1 port {port}/UDP: Address already in use"):
+            await second.transport.listen_udp(HERE, port, Interface.GM)
+        await first.transport.close()
+
+    within(run())
+
+
+def test_a_stream_in_pieces_with_keepalives() -> None:
+    async def run() -> None:
+        heard = Heard()
+        port = free_port(socket.SOCK_STREAM)
+        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        reader, writer = await asyncio.open_connection(str(HERE), port)
+        for piece in (MESSAGE[:30], MESSAGE[30:] + b"\r\n\r\n" + MESSAGE[:5], MESSAGE[5:]):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        await until(lambda: len(heard.messages) == 2)
+        assert await reader.readexactly(2) == b"\r\n", "double CRLF is answered with one (RFC 5626 3.5.1)"
+        flow = heard.messages[0][1]
+        assert heard.transport.is_open(flow)
+        heard.transport.send(b"answer", flow)
+        assert await reader.readexactly(6) == b"answer"
+        writer.close()
+        await until(lambda: heard.closed)
+        assert heard.closed[0][0] == flow and not heard.transport.is_open(flow)
+        assert not heard.transport._sources, "nothing is kept of a source that has gone"
+        await heard.transport.close()
+
+    within(run())
+
+
+def test_a_stream_that_is_no_sip_is_closed() -> None:
+    async def run() -> None:
+        heard = Heard()
+        port = free_port(socket.SOCK_STREAM)
+        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        reader, writer = await asyncio.open_connection(str(HERE), port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert await reader.read() == b""
+        assert len(heard.malformed) == 1
+        writer.close()
+        await heard.transport.close()
+
+    within(run())
+
+
+def test_connecting_uses_the_local_port_of_the_flow_and_reports_refusal() -> None:
+    async def run() -> None:
+        here, there = Heard(), Heard()
+        port, own = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
+        await there.transport.listen_tcp(HERE, port, Interface.MW)
+        flow = Flow("TCP", Interface.GM, HERE, own, HERE, port)
+        here.transport.send(MESSAGE[:40], flow)
+        here.transport.send(MESSAGE[40:], flow)
+        await until(lambda: there.messages)
+        assert there.messages[0][1].remote_port == own
+        here.transport.close_flow(flow)
+        await until(lambda: here.closed and there.closed)
+        nobody = Flow("TCP", Interface.GM, HERE, 0, HERE, free_port(socket.SOCK_STREAM))
+        here.transport.send(b"x", nobody, connect=False)
+        here.transport.send(b"x", nobody)
+        await until(lambda: len(here.closed) == 3)
+        assert here.closed[1][1] == "the TCP connection is gone"
+        assert "failed" in here.closed[2][1]
+        await here.transport.close()
+        await there.transport.close()
+
+    within(run())
+
+
+def test_connections_of_one_source_are_bounded() -> None:
+    async def run() -> None:
+        heard = Heard(connections_per_source=2)
+        port = free_port(socket.SOCK_STREAM)
+        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        writers = []
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(str(HERE), port)
+            writers.append(writer)
+        reader, third = await asyncio.open_connection(str(HERE), port)
+        with pytest.raises(ConnectionResetError):
+            if await reader.read() == b"":
+                raise ConnectionResetError
+        third.close()
+        writers[0].close()
+        await until(lambda: heard.closed)
+        reader, fourth = await asyncio.open_connection(str(HERE), port)
+        fourth.write(MESSAGE)
+        await until(lambda: heard.messages)
+        for writer in (*writers[1:], fourth):
+            writer.close()
+        await heard.transport.close()
+
+    within(run())
+
+
+def test_a_peer_that_does_not_read_is_given_up() -> None:
+    async def run() -> None:
+        heard = Heard()
+        port = free_port(socket.SOCK_STREAM)
+        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        silent = socket.create_connection((str(HERE), port))
+        silent.sendall(MESSAGE)
+        await until(lambda: heard.messages)
+        flow = heard.messages[0][1]
+        for _ in range(400):
+            heard.transport.send(bytes(CONNECTION_BACKLOG // 4), flow)
+            await asyncio.sleep(0)
+        await until(lambda: heard.closed)
+        silent.close()
+        await heard.transport.close()
+
+    within(run())
