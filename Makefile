@@ -1,0 +1,74 @@
+# make lab    three phones register over ESP on this machine, and it is verified
+# make test   all tests, those of the kernel on a kernel that has ESP
+# make check  format, lint, types and unit tests
+# make bench  CPU microseconds, one JSON object a line
+
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+LAB_PACKAGES := python3-venv iproute2 nftables util-linux
+TEST_PACKAGES := user-mode-linux kmod tshark sip-tester
+.DEFAULT_GOAL := lab
+.PHONY: lab test check bench packages test-packages clean
+
+# Install what is missing of the system packages $(1); where we are not root, say what to install.
+define need
+	@missing=""; for package in $(1); do \
+	  [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "Missing system packages; please install:$$missing"; \
+	  echo "on Debian and Ubuntu: sudo apt-get install$$missing"; exit 1; \
+	fi; \
+	echo "== installing system packages:$$missing" >&2; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null
+endef
+
+lab: packages $(VENV)/installed
+	@echo "== pcscf lab"
+	@$(VENV)/bin/pcscf lab
+
+test: packages test-packages $(VENV)/installed-dev
+	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
+	@echo "== unit tests, fuzzing, interoperation"
+	$(VENV)/bin/pytest -q tests/unit tests/fuzz tests/interop
+	@echo "== ESP of the userspace backend"
+	$(VENV)/bin/pytest -q tests/kernel --esp=userspace
+	@echo "== ESP of the kernel"
+	$(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel \
+	  tests/interop/test_many.py tests/interop/test_lab.py::test_lab_verifies_three_ues \
+	  tests/interop/test_tshark.py
+
+check: packages $(VENV)/installed-dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -q tests/unit
+
+bench: packages test-packages $(VENV)/installed-dev
+	@$(VENV)/bin/python -m tests.bench fake
+	@$(VENV)/bin/python -m tests.kernel.run --exec $(abspath $(VENV))/bin/python -m tests.bench kernel 1000
+
+packages:
+	$(call need,$(LAB_PACKAGES))
+
+test-packages:
+	$(call need,$(TEST_PACKAGES))
+
+$(VENV)/bin/pip: | packages
+	@echo "== making the virtual environment $(VENV) with $(PYTHON)" >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which with make PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/pip
+	@echo "== installing pcscf and its libraries into $(VENV)" >&2
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/pip
+	@echo "== installing pcscf with its test tools into $(VENV)" >&2
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) lab .mypy_cache .pytest_cache .ruff_cache .hypothesis
