@@ -24,7 +24,7 @@ from pcscf.lab.subscribers import Subscriber, SubscribersError, load_subscribers
 from pcscf.lab.ue import Ue
 from xfrm.algorithms import VALID_PAIRS, Pair
 from xfrm.backend import open_backend
-from xfrm.model import IPAddress
+from xfrm.model import IPAddress, PortRange
 
 SUBSCRIBERS = Path("config/subscribers.toml")
 LAB_PHONES = (
@@ -85,6 +85,12 @@ def add_commands(commands: Any) -> None:
     register.add_argument("--address", type=ip_address, required=True, help="the UE's own address")
     register.add_argument("--pcscf", type=ip_address, required=True, help="the P-CSCF's address")
     register.add_argument("--port", type=_port, default=5060, help="port of the P-CSCF and of the UE for SIP in clear")
+    register.add_argument(
+        "--ports",
+        type=_ports,
+        metavar="FIRST-LAST",
+        help="protected ports: the first is port_us, the others take turns as port_uc (default: eight by chance)",
+    )
     register.add_argument("--tcp", action="store_true", help="over TCP")
     register.add_argument(
         "--offer",
@@ -136,6 +142,17 @@ def _port(text: str) -> int:
     if not 0 < port < 65_536:
         raise argparse.ArgumentTypeError(f"{port} is no port")
     return port
+
+
+def _ports(text: str) -> PortRange:
+    first, _, last = text.partition("-")
+    try:
+        ports = PortRange(first=int(first), count=int(last) - int(first) + 1)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; write FIRST-LAST, for example 31800-31807") from error
+    if ports.count < 2:
+        raise argparse.ArgumentTypeError(f"{text}: two ports at least, one is port_us, another port_uc")
+    return ports
 
 
 def _pair(text: str) -> Pair:
@@ -217,6 +234,7 @@ def _ue_register(options: argparse.Namespace) -> int:
         pcscf=options.pcscf,
         pcscf_port=options.port,
         port=options.port,
+        ports=options.ports,
         tcp=options.tcp,
         expires=options.expires,
         faults=frozenset(options.fault),

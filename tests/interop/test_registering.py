@@ -1,6 +1,7 @@
 """The UE of the lab against the P-CSCF as processes: every fault of a UE, and what remains of it in the P-CSCF.
 
-Each UE has another user or address than the last, so that nothing of one is seen in the next.
+Each UE has another user or address than the last and ports of its own, so that nothing of one is seen in the next:
+its process ends without deregistering, and the P-CSCF refuses its ports to every other user while its sets live.
 """
 
 import itertools
@@ -24,8 +25,9 @@ def arguments(*more: str, address: str | None = None) -> tuple[list[str], str]:
     turn = next(turns)
     user, own = USERS[turn % 3], address or ADDRESSES[turn % 4]
     pcscf = "fd00:45::1" if ":" in own else "10.45.0.1"
+    first = 20_000 + 8 * turn
     fixed = ["ue", "register", f"--subscribers={SUBSCRIBERS}", "--json", f"--impi={user}", f"--address={own}"]
-    return [*fixed, f"--pcscf={pcscf}", *more], user
+    return [*fixed, f"--pcscf={pcscf}", f"--ports={first}-{first + 7}", *more], user
 
 
 def register(running: Plant, *more: str, address: str | None = None) -> dict[str, Any]:
@@ -83,15 +85,17 @@ def test_wrong_ik_shows_as_integrity_failures_and_nothing_else(running: Plant) -
 
 def test_clear_sip_to_a_protected_port_is_not_heard(running: Plant) -> None:
     taken, user = arguments("--fault=clear-to-protected")
+    before = {row.set_id for row in running.sas()}
     process = running.start("clear", "ue", *taken)
     try:
         end = time.monotonic() + 20
-        while not [row for row in running.sas() if row.impi == user and row.state == "temporary"]:
+        while not (new := [row for row in running.sas() if row.impi == user and row.set_id not in before]):
             assert time.monotonic() < end, "no challenge"
             time.sleep(0.1)
         time.sleep(1.0)
-        heard = [row for row in running.sas() if row.impi == user and row.state != "active" and row.packets]
-        assert not heard and process.poll() is None, "the UE still waits for an answer"
+        rows = [row for row in running.sas() if row.set_id == new[0].set_id]
+        assert len(rows) == 4 and {row.state for row in rows} == {"temporary"}
+        assert not any(row.packets for row in rows) and process.poll() is None, "the UE still waits for an answer"
     finally:
         process.terminate()
         process.wait()
