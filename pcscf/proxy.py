@@ -4,7 +4,7 @@
 No I/O, no clock, no randomness of its own. Who may talk at all is decided here (digest A6, TS 33.203 7.1).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -14,7 +14,6 @@ from pcscf.registration import Registrar
 from pcscf.signalling import Signalling
 from pcscf.sip.message import Request, Response, header
 from pcscf.sip.parse import ParseError
-from pcscf.sip.transaction import Answered, Arrived, Ended, Failed, Output, Refused, TimedOut, Transmit
 from pcscf.turn import Turn
 from pcscf.vocabulary import (
     Action,
@@ -78,7 +77,7 @@ class Proxy:
             case Malformed(error, flow):
                 self._malformed(error, flow)
             case FlowClosed(flow, reason):
-                self._flow_closed(flow, reason)
+                self._signalling.flow_lost(flow, reason)  # a UE's FIN is no deregistration
             case SecurityInstalled(set_id):
                 self._register.installed(set_id)
             case SecurityRefused(set_id, reason):
@@ -88,7 +87,7 @@ class Proxy:
                     if sa_set := self.registrar.by_sa(sa_id):
                         self.registrar.step(sa_set, SetEvent.EXPIRED, "the backstop lifetime of its SAs ended first")
             case Tick():
-                self._dispatch(self._signalling.expire())
+                self._signalling.expire(self._register)
                 self.registrar.expire()
             case _:
                 assert_never(event)
@@ -112,14 +111,14 @@ class Proxy:
         self._signalling.note(message, flow, sa_set, incoming=True)
         if isinstance(message, Response):
             if flow.interface is Interface.MW:
-                self._dispatch(self._signalling.receive(message, flow))
+                self._signalling.receive(message, flow, self._register)
             else:
                 self._turn.problem(f"a {message.status} response from a UE to nothing we asked; dropped", flow)
         elif flow.interface is Interface.MW:
             self._turn.problem(f"{message.method} from the core: requests toward UEs are not served yet; 501", flow)
             self._signalling.reply_at_once(message, flow, 501)
         elif message.method == "REGISTER":
-            self._dispatch(self._signalling.receive(message, flow))
+            self._signalling.receive(message, flow, self._register)
         elif sa_set is None:
             self._turn.problem(f"{message.method} in clear; only REGISTER may come without IPsec; 403", flow)
             self._signalling.reply_at_once(message, flow, 403)
@@ -131,34 +130,3 @@ class Proxy:
         self._turn.problem(f"not a SIP message: {error}", flow)
         if isinstance(error.message, Request):
             self._signalling.reply_at_once(error.message, flow, error.status)
-
-    def _flow_closed(self, flow: Flow, reason: str) -> None:
-        """Only requests that wait on a lost connection to the core care; a UE's FIN is no deregistration."""
-        if flow.interface is not Interface.MW:
-            return
-        for transaction in self._register.waiting_on(flow):
-            self._turn.problem(f"the core's next hop is lost: {reason}", flow)
-            self._dispatch(self._signalling.transport_failed(transaction))
-
-    def _dispatch(self, outputs: Sequence[Output[Flow]]) -> None:
-        for output in outputs:
-            match output:
-                case Arrived(request, transaction):
-                    if transaction is not None:
-                        self._register.arrived(request, transaction)
-                case Answered(response, transaction):
-                    if transaction is None or not self._register.answered(response, transaction):
-                        self._turn.problem(f"a {response.status} response to nothing we asked; dropped")
-                case TimedOut(transaction):
-                    self._register.unanswered(transaction, "the core did not answer")
-                case Failed(transaction):
-                    self._register.unanswered(transaction, "the core's next hop cannot be reached")
-                case Ended(transaction):
-                    self._register.ended(transaction)
-                case Refused(request, flow):
-                    self._turn.problem("too many transactions; 503", flow)
-                    self._signalling.reply_at_once(request, flow, 503, [header("Retry-After", "10")])
-                case Transmit():
-                    raise AssertionError("Signalling sends what is to be sent")
-                case _:
-                    assert_never(output)

@@ -96,13 +96,14 @@ class RegisterProcedure:
             icid=self._turn.token(16),
             integrity_protected=_integrity(exchange),
         )
-        self._exchanges[self._signalling.request(forwarded, self._settings.next_hop)] = exchange
+        self._exchanges[self._signalling.request(forwarded, self._settings.next_hop, self)] = exchange
 
-    def answered(self, response: Response, transaction: Transaction[Flow]) -> bool:
-        """A response of the core; False if it belongs to no REGISTER of ours."""
-        exchange = self._exchanges.get(transaction)
-        if exchange is None:
-            return False
+    def acknowledged(self, request: Request, flow: Flow) -> None:
+        raise AssertionError("no ACK follows a REGISTER")
+
+    def answered(self, response: Response, transaction: Transaction[Flow]) -> None:
+        """A response of the core."""
+        exchange = self._exchanges[transaction]
         try:
             if response.status == 401:
                 self._challenged(exchange, response)
@@ -113,7 +114,6 @@ class RegisterProcedure:
                 self._authentication_failed(exchange, f"the core answered {response.status} {response.reason}")
         except ParseError as error:
             self._fail(exchange, 500, f"the core's {response.status} cannot be used: {error}")
-        return True
 
     def unanswered(self, transaction: Transaction[Flow], why: str) -> None:
         """The core did not answer, or cannot be reached."""
@@ -122,10 +122,6 @@ class RegisterProcedure:
 
     def ended(self, transaction: Transaction[Flow]) -> None:
         self._exchanges.pop(transaction, None)
-
-    def waiting_on(self, flow: Flow) -> list[Transaction[Flow]]:
-        """The client transactions that run on a flow toward the core."""
-        return [transaction for transaction in self._exchanges if transaction.flow == flow]
 
     def installed(self, set_id: int) -> None:
         """The kernel has all SAs of the set: now, and not before, the challenge may leave (digest A7)."""

@@ -5,15 +5,55 @@ or not at all. What a message means is for the procedures.
 """
 
 from collections.abc import Sequence
+from typing import Protocol, assert_never
 
 from pcscf import routing
 from pcscf.observe import MessageSeen
 from pcscf.registration import Registrar, SaSet
-from pcscf.sip.message import Header, Request, Response, response_to
+from pcscf.sip.message import Header, Request, Response, header, response_to
 from pcscf.sip.parse import ParseError
-from pcscf.sip.transaction import CORE_TIMERS, GM_TIMERS, Output, Transaction, Transactions, Transmit
+from pcscf.sip.transaction import (
+    CORE_TIMERS,
+    GM_TIMERS,
+    Answered,
+    Arrived,
+    Ended,
+    Failed,
+    Output,
+    Refused,
+    TimedOut,
+    Transaction,
+    Transactions,
+    Transmit,
+)
 from pcscf.turn import Turn
 from pcscf.vocabulary import Flow, Interface, Send
+
+
+class TransactionUser(Protocol):
+    """Who sent a request of ours, and hears what becomes of it."""
+
+    def answered(self, response: Response, transaction: Transaction[Flow]) -> None:
+        """A response came; several may, the final one last (2xx to INVITE: last of all)."""
+
+    def unanswered(self, transaction: Transaction[Flow], why: str) -> None:
+        """No final response will come. `why` is for people."""
+
+    def ended(self, transaction: Transaction[Flow]) -> None:
+        """The transaction is over: the last that is heard of it."""
+
+
+class RequestUser(Protocol):
+    """Who is asked about requests that came in."""
+
+    def arrived(self, request: Request, transaction: Transaction[Flow]) -> None:
+        """A new request."""
+
+    def acknowledged(self, request: Request, flow: Flow) -> None:
+        """An ACK that belongs to no failed INVITE: it goes on, end to end (RFC 3261 13.2.2.4)."""
+
+    def ended(self, transaction: Transaction[Flow]) -> None:
+        """The server transaction of an earlier `arrived` is over."""
 
 
 class Signalling:
@@ -23,6 +63,8 @@ class Signalling:
         self._turn = turn
         self._registrar = registrar
         self._transactions: Transactions[Flow] = Transactions(limit=limit)
+        self._users: dict[Transaction[Flow], TransactionUser] = {}
+        self._servers: dict[Transaction[Flow], RequestUser] = {}
 
     @property
     def deadline(self) -> float | None:
@@ -34,30 +76,40 @@ class Signalling:
             return None
         return self._registrar.at_ports(flow.remote, flow.remote_port, flow.local_port)
 
-    def receive(self, message: Request | Response, flow: Flow) -> list[Output[Flow]]:
+    def receive(self, message: Request | Response, flow: Flow, user: RequestUser) -> None:
+        """Take a message to its transaction; a new request goes to `user`. Raises ParseError: no readable Via."""
         timers = CORE_TIMERS if flow.interface is Interface.MW else GM_TIMERS
         reliable = flow.transport == "TCP"
-        return self._send(
-            self._transactions.receive(message, flow, timers=timers, reliable=reliable, now=self._turn.now)
+        self._take(
+            self._transactions.receive(message, flow, timers=timers, reliable=reliable, now=self._turn.now), user, flow
         )
 
-    def expire(self) -> list[Output[Flow]]:
-        return self._send(self._transactions.expire(self._turn.now))
+    def expire(self, user: RequestUser) -> None:
+        """Fire the timers that are due."""
+        self._take(self._transactions.expire(self._turn.now), user, None)
 
-    def transport_failed(self, transaction: Transaction[Flow]) -> list[Output[Flow]]:
-        return self._send(self._transactions.transport_failed(transaction, self._turn.now))
+    def flow_lost(self, flow: Flow, why: str) -> None:
+        """A connection is gone or could not be made: requests of ours that wait on it fail (RFC 3261 17.1.4)."""
+        for transaction in [each for each in self._users if each.flow == flow]:
+            self._turn.problem(f"{transaction.request.method} lost its way: {why}", flow)
+            self._take(self._transactions.transport_failed(transaction, self._turn.now), None, flow)
 
-    def request(self, request: Request, flow: Flow) -> Transaction[Flow]:
-        """Send a request toward the core in a client transaction of its own."""
+    def request(self, request: Request, flow: Flow, user: TransactionUser) -> Transaction[Flow]:
+        """Send a request in a client transaction of its own; `user` hears what becomes of it."""
         transaction, outputs = self._transactions.request(
-            request, flow, timers=CORE_TIMERS, reliable=flow.transport == "TCP", now=self._turn.now
+            request,
+            flow,
+            timers=CORE_TIMERS if flow.interface is Interface.MW else GM_TIMERS,
+            reliable=flow.transport == "TCP",
+            now=self._turn.now,
         )
-        self._send(outputs)
+        self._users[transaction] = user
+        self._take(outputs, None, flow)
         return transaction
 
     def reply(self, transaction: Transaction[Flow], flow: Flow, response: Response) -> None:
         """Answer a request on `flow`, which `reply_flow` gave; retransmissions take the same way."""
-        self._send(self._transactions.respond(transaction, response, self._turn.now, flow=flow))
+        self._take(self._transactions.respond(transaction, response, self._turn.now, flow=flow), None, flow)
 
     def reply_at_once(self, request: Request, flow: Flow, status: int, extra: Sequence[Header] = ()) -> None:
         """Answer without a transaction; an ACK gets no answer."""
@@ -88,15 +140,38 @@ class Signalling:
         call_id = message.first("call-id") or ""
         self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id))
 
-    def _send(self, outputs: list[Output[Flow]]) -> list[Output[Flow]]:
-        """Put on the wire what the transactions want there; what is left is for the procedures."""
-        rest: list[Output[Flow]] = []
+    def _take(self, outputs: list[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:
+        """Put on the wire what the transactions want there, and tell their users the rest."""
         for output in outputs:
-            if isinstance(output, Transmit):
-                self._transmit(output.data, output.message, output.flow)
-            else:
-                rest.append(output)
-        return rest
+            match output:
+                case Transmit(data, message, way_out):
+                    self._transmit(data, message, way_out)
+                case Arrived(request, transaction):
+                    assert user is not None and flow is not None
+                    if transaction is None:
+                        user.acknowledged(request, flow)
+                    else:
+                        self._servers[transaction] = user
+                        user.arrived(request, transaction)
+                case Answered(response, transaction):
+                    if transaction is None:
+                        self._turn.problem(f"a {response.status} response to nothing we asked; dropped", flow)
+                    else:
+                        self._users[transaction].answered(response, transaction)
+                case TimedOut(transaction):
+                    if sender := self._users.get(transaction):
+                        sender.unanswered(transaction, "no answer in time")
+                case Failed(transaction):
+                    if sender := self._users.get(transaction):
+                        sender.unanswered(transaction, "the next hop cannot be reached")
+                case Ended(transaction):
+                    if ending := self._users.pop(transaction, None) or self._servers.pop(transaction, None):
+                        ending.ended(transaction)
+                case Refused(request, from_flow):
+                    self._turn.problem("too many transactions; 503", from_flow)
+                    self.reply_at_once(request, from_flow, 503, [header("Retry-After", "10")])
+                case _:
+                    assert_never(output)
 
     def _transmit(self, data: bytes, message: Request | Response, flow: Flow) -> None:
         sa_set = self.sa_set_of(flow)
