@@ -6,6 +6,7 @@ A datagram or connection leaves from exactly the flow's local address and port, 
 
 import asyncio
 import socket
+import struct
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -29,7 +30,8 @@ ClosedHandler = Callable[[Flow, str], None]
 class Transport:
     """All sockets of one process.
 
-    `on_closed(flow, reason)` says that a TCP connection ended or could not be made, or that a datagram was refused.
+    `on_closed(flow, reason)` says that a TCP connection ended or could not be made, or that a datagram was refused,
+    `on_refused(flow)` that its source has too many connections to get another.
     """
 
     def __init__(
@@ -39,15 +41,19 @@ class Transport:
         on_closed: ClosedHandler,
         *,
         connections_per_source: int = 64,
+        on_refused: Callable[[Flow], None] = lambda flow: None,
     ) -> None:
         self.on_message = on_message
         self.on_malformed = on_malformed
         self.on_closed = on_closed
         self.connections_per_source = connections_per_source
+        self.on_refused = on_refused
         self._udp: dict[tuple[IPAddress, int], socket.socket] = {}
         self._servers: list[asyncio.Server] = []
         self._connections: dict[Flow, _Connection] = {}
         self._sources: Counter[IPAddress] = Counter()
+        self._crowds: set[IPAddress] = set()
+        """Sources that have as many connections as they may; told once."""
         self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
         self._buffer = memoryview(bytearray(65_536))
 
@@ -103,6 +109,16 @@ class Transport:
             connection.close()
         elif flow in self._connecting:
             self._connecting[flow][0].cancel()
+
+    def reset_flow(self, flow: Flow) -> None:
+        """Break a TCP connection: the peer gets a reset, what is queued is lost."""
+        connection = self._connections.get(flow)
+        if connection is not None:
+            connection.reset()
+
+    def __len__(self) -> int:
+        """TCP connections there are now."""
+        return len(self._connections)
 
     def is_open(self, flow: Flow) -> bool:
         """Whether a TCP connection exists on this flow now."""
@@ -186,6 +202,9 @@ class Transport:
 
     def opened(self, connection: "_Connection", flow: Flow) -> bool:
         if self._sources[flow.remote] >= self.connections_per_source:
+            if flow.remote not in self._crowds:
+                self._crowds.add(flow.remote)
+                self.on_refused(flow)
             return False
         self._sources[flow.remote] += 1
         self._connections[flow] = connection
@@ -193,6 +212,7 @@ class Transport:
 
     def closed(self, connection: "_Connection", flow: Flow, reason: str) -> None:
         self._sources[flow.remote] -= 1
+        self._crowds.discard(flow.remote)
         if not self._sources[flow.remote]:
             del self._sources[flow.remote]
         if self._connections.get(flow) is connection:
@@ -262,10 +282,18 @@ class _Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.abort()
 
+    def reset(self) -> None:
+        if self._stream is not None:
+            tcp = self._stream.get_extra_info("socket")
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._stream.abort()
+
 
 def _socket(address: IPAddress, kind: socket.SocketKind) -> socket.socket:
     made = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, kind)
     made.setblocking(False)
+    if kind is socket.SOCK_STREAM:  # a message must not wait for the acknowledgement of the one before
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if address.version == 6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return made

@@ -31,7 +31,10 @@ _AUTH_PARAM = re.compile(rf'\s*+({TOKEN})\s*+=\s*+({_QUOTED}|[^\s",]*+)\s*+(,|$)
 
 
 def _param(params: Params, name: str) -> str | None:
-    return next((value for key, value in params if key == name), None)
+    for key, value in params:  # asked several times for each message: twice as fast as a generator
+        if key == name:
+            return value
+    return None
 
 
 class Via(NamedTuple):
@@ -111,6 +114,11 @@ def parse_via(value: str) -> Via:
 
 def parse_name_addr(value: str) -> NameAddr:
     """Read a name-addr or addr-spec with header parameters (RFC 3261 20.10); `*` (Contact) is the uri "*"."""
+    return (_name_addr if len(value) <= KEPT_OCTETS else _name_addr.__wrapped__)(value)
+
+
+@lru_cache(maxsize=1024)
+def _name_addr(value: str) -> NameAddr:
     text = value.strip()
     if text == "*":
         return NameAddr(display="", uri="*", params=())

@@ -42,6 +42,10 @@ _LIST_ITEM = re.compile(
 )
 
 
+_new_tuple = tuple.__new__
+"""What a NamedTuple calls to make itself, without the detour: a message that goes on gets half a dozen new headers."""
+
+
 class Header(NamedTuple):
     """One header line. `name` is the long form in lower case, `value` unfolded and trimmed.
 
@@ -58,7 +62,7 @@ def header(name: str, value: str) -> Header:
     if "\r" in value or "\n" in value or "\0" in value:
         raise ValueError(f"{name}: a header value cannot hold a line break")
     key = name.lower()
-    return Header(COMPACT.get(key, key), value, f"{name}: {value}")
+    return _new_tuple(Header, (COMPACT.get(key, key), value, f"{name}: {value}"))
 
 
 def split_list(value: str) -> list[str]:

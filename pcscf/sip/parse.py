@@ -38,11 +38,14 @@ class ParseError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a peer may send: octets of head and body, number of header lines."""
+    """What a peer may send: octets of head and body, number of header lines.
+
+    Together they leave room in a UDP datagram for what a proxy adds: whatever comes over TCP can go on over UDP.
+    """
 
     head: int = 32_768
     headers: int = 256
-    body: int = 65_536
+    body: int = 30_000
 
 
 LIMITS = Limits()
@@ -148,15 +151,16 @@ def _head(data: bytes, limits: Limits) -> tuple[Request | Response, int | None]:
     headers: list[Header] = []
     bad = ""
     for line in lines[1:]:
-        start = line[:1]
-        if start == " " or start == "\t":
-            if not headers:
-                raise ParseError("the first header line is a continuation")
-            name, value, whole = headers[-1]
-            headers[-1] = Header(name, f"{value} {line.strip(BLANK)}".strip(BLANK), f"{whole}\r\n{line}")
-            continue
         raw, colon, value = line.partition(":")
-        canonical = _KNOWN.get(raw) or _canonical(raw)
+        canonical = _KNOWN.get(raw)
+        if canonical is None:
+            if line.startswith((" ", "\t")):
+                if not headers:
+                    raise ParseError("the first header line is a continuation")
+                name, value, whole = headers[-1]
+                headers[-1] = Header(name, f"{value} {line.strip(BLANK)}".strip(BLANK), f"{whole}\r\n{line}")
+                continue
+            canonical = _canonical(raw)
         if canonical and colon:
             headers.append(_new_tuple(Header, (canonical, value.strip(BLANK), line)))
         else:
@@ -186,6 +190,8 @@ _USUAL = """
     WWW-Authenticate Security-Client Security-Server Security-Verify Content-Length Content-Type Route Record-Route
     Path Service-Route P-Access-Network-Info P-Associated-URI P-Visited-Network-ID P-Charging-Vector User-Agent
     P-Preferred-Identity P-Asserted-Identity Server Event v f t i m l k c
+    Session-Expires Min-SE Accept-Contact P-Preferred-Service P-Early-Media RSeq RAck Reason Privacy Date
+    Content-Disposition Subscription-State Allow-Events P-Called-Party-Id P-Asserted-Service
 """
 _KNOWN = {name: _canonical(name) for name in _USUAL.split()}
 """Spellings of almost every header there is on Gm, so that they need not be looked at by letter."""

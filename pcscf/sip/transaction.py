@@ -17,6 +17,8 @@ from pcscf.sip.parse import ParseError
 FlowT = TypeVar("FlowT", bound=Hashable)
 MAGIC_COOKIE = "z9hG4bK"
 NEVER = math.inf
+SPARE_ALARMS = 64
+"""Alarms of what is over that may wait beside those of the living."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +38,20 @@ CORE_TIMERS = TimerProfile(t1=0.5, t2=4, t4=5)
 GM_TIMERS = TimerProfile(t1=2, t2=16, t4=17)
 
 
-class Kind(Enum):
+class _Singleton(Enum):
+    """Keys of the tables below, looked up several times for each message: hashed by identity, not by name."""
+
+    __hash__ = object.__hash__
+
+
+class Kind(_Singleton):
     INVITE_CLIENT = auto()
     CLIENT = auto()
     INVITE_SERVER = auto()
     SERVER = auto()
 
 
-class State(Enum):
+class State(_Singleton):
     """RFC 3261 17 and, for ACCEPTED, RFC 6026 7. CALLING and TRYING are one: STARTED."""
 
     STARTED = auto()
@@ -54,7 +62,7 @@ class State(Enum):
     TERMINATED = auto()
 
 
-class Input(Enum):
+class Input(_Singleton):
     """What happens to a transaction: a message from the peer, one from its user, or a timer."""
 
     REQUEST_AGAIN = auto()
@@ -198,7 +206,10 @@ MACHINES: dict[Kind, dict[State, dict[Input, Row]]] = {
 
 @dataclass(slots=True, eq=False)
 class Transaction(Generic[FlowT]):
-    """One transaction. `request` is what began it (as sent, for a client); `flow` is where it runs."""
+    """One transaction. `request` is what began it (as sent, for a client); `flow` is where it runs.
+
+    One that is not an INVITE and only lingers keeps no more than the start line of it: many do, for two minutes each.
+    """
 
     kind: Kind
     request: Request
@@ -300,14 +311,24 @@ class Transactions(Generic[FlowT]):
         return self._alarms[0][0] if self._alarms else None
 
     def request(
-        self, request: Request, flow: FlowT, *, timers: TimerProfile, reliable: bool, now: float
+        self,
+        request: Request,
+        flow: FlowT,
+        *,
+        timers: TimerProfile,
+        reliable: bool,
+        now: float,
+        scope: Hashable = None,
     ) -> tuple[Transaction[FlowT], list[Output[FlowT]]]:
-        """Start a client transaction. The top Via must carry a new branch. Raises ParseError if there is none."""
+        """Start a client transaction. The top Via must carry a new branch. Raises ParseError if there is none.
+
+        Only a response of the same `scope` belongs to it: who may answer, where the branch alone should not decide.
+        """
         branch = parse_via(top_via(request)).branch
         if not branch.startswith(MAGIC_COOKIE):
             raise ParseError("a request of ours needs a branch of RFC 3261")
         kind = Kind.INVITE_CLIENT if request.method == "INVITE" else Kind.CLIENT
-        transaction = Transaction(kind, request, flow, reliable, timers, (branch, request.method))
+        transaction = Transaction(kind, request, flow, reliable, timers, (branch, request.method, scope))
         self._clients[transaction.key] = transaction
         outputs: list[Output[FlowT]] = []
         transaction.data, transaction.sent, transaction.way_out = request.to_bytes(), request, flow
@@ -315,19 +336,29 @@ class Transactions(Generic[FlowT]):
         return transaction, outputs
 
     def receive(
-        self, message: Request | Response, flow: FlowT, *, timers: TimerProfile, reliable: bool, now: float
+        self,
+        message: Request | Response,
+        flow: FlowT,
+        *,
+        timers: TimerProfile,
+        reliable: bool,
+        now: float,
+        scope: Hashable = None,
     ) -> list[Output[FlowT]]:
-        """Match a message to its transaction, or begin a server transaction. Raises ParseError: no readable Via."""
+        """Match a message to its transaction, or begin a server transaction. Raises ParseError: no readable Via.
+
+        `scope` is who sent it: the same branch of somebody else is another transaction.
+        """
         via = parse_via(top_via(message))
         outputs: list[Output[FlowT]] = []
         if isinstance(message, Response):
-            client = self._clients.get((via.branch, parse_cseq(message.first("cseq") or "").method))
+            client = self._clients.get((via.branch, parse_cseq(message.first("cseq") or "").method, scope))
             if client is None:
                 outputs.append(Answered(message, None))
             else:
                 self._step(client, _kind_of_response(message), message, now, outputs)
             return outputs
-        key = _server_key(message, via, flow)
+        key = _server_key(message, via, scope)
         server = self._servers.get(key)
         if server is not None:
             event = Input.ACK if message.method == "ACK" else Input.REQUEST_AGAIN
@@ -342,6 +373,12 @@ class Transactions(Generic[FlowT]):
             self._servers[key] = server
             self._carry_out(server, START[kind], message, now, outputs)
         return outputs
+
+    def invite_of(self, cancel: Request, scope: Hashable = None) -> Transaction[FlowT] | None:
+        """The INVITE server transaction that a CANCEL is about (RFC 3261 9.2). Raises ParseError."""
+        via = parse_via(top_via(cancel))
+        invite = Request(method="INVITE", uri=cancel.uri, headers=cancel.headers)
+        return self._servers.get(_server_key(invite, via, scope))
 
     def respond(
         self, transaction: Transaction[FlowT], response: Response, now: float, *, flow: FlowT | None = None
@@ -425,6 +462,11 @@ class Transactions(Generic[FlowT]):
                 transaction.repeat_at = transaction.end_at = NEVER
             elif effect is Effect.LINGER:
                 transaction.repeat_at = NEVER
+                if transaction.kind is Kind.SERVER or transaction.kind is Kind.CLIENT:
+                    request = transaction.request
+                    transaction.request = Request(method=request.method, uri=request.uri, headers=())
+                    if transaction.kind is Kind.CLIENT:
+                        transaction.data, transaction.sent = b"", None
                 linger = transaction.linger
                 if linger:
                     transaction.end_at = now + linger
@@ -452,6 +494,10 @@ class Transactions(Generic[FlowT]):
     def _alarm(self, transaction: Transaction[FlowT], at: float) -> None:
         self._alarm_number += 1
         heapq.heappush(self._alarms, (at, self._alarm_number, transaction))
+        if len(self._alarms) > SPARE_ALARMS + 2 * len(self):
+            # Else a transaction that was answered at once would stay until its time-out.
+            self._alarms[:] = [each for each in self._alarms if each[0] in (each[2].end_at, each[2].repeat_at)]
+            heapq.heapify(self._alarms)
 
     def _end(self, transaction: Transaction[FlowT], outputs: list[Output[FlowT]]) -> None:
         transaction.repeat_at = transaction.end_at = NEVER
@@ -467,14 +513,23 @@ def _kind_of_response(response: Response) -> Input:
     return Input.SUCCESS if response.status < 300 else Input.FAILURE
 
 
-def _server_key(request: Request, via: Via, flow: Hashable) -> Hashable:
-    """RFC 3261 17.2.3. The flow belongs to it, so that nobody runs into the transaction of another's SA."""
+def _server_key(request: Request, via: Via, scope: Hashable) -> Hashable:
+    """RFC 3261 17.2.3. The scope belongs to it, so that nobody runs into the transaction of another."""
     method = "INVITE" if request.method == "ACK" else request.method
     if via.branch.startswith(MAGIC_COOKIE) and via.branch != MAGIC_COOKIE:  # RFC 4475 3.2.1: a cookie names nothing
-        return via.branch, via.host.lower(), via.port, method, flow
+        return via.branch, via.host.lower(), via.port, method, scope
     cseq = parse_cseq(request.first("cseq") or "")
     tag = parse_name_addr(request.first("from") or "").param("tag")
-    return request.uri, top_via(request), tag, request.first("call-id"), cseq.number, method, flow
+    return request.uri, top_via(request), tag, request.first("call-id"), cseq.number, method, scope
+
+
+def cancel_of(request: Request) -> Request:
+    """The CANCEL of a request as it was sent (RFC 3261 9.1)."""
+    cseq = parse_cseq(request.first("cseq") or "")
+    headers = [header("Via", top_via(request)), header("Max-Forwards", "70")]
+    headers += [item for item in request.headers if item.name in ("from", "to", "call-id", "route")]
+    headers += [header("CSeq", f"{cseq.number} CANCEL"), header("Content-Length", "0")]
+    return Request(method="CANCEL", uri=request.uri, headers=tuple(headers))
 
 
 def _ack(request: Request, response: Response) -> Request:

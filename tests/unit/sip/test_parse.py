@@ -115,6 +115,7 @@ def test_a_stream_does_not_wait_for_the_end_of_endless_headers() -> None:
 
 
 def test_keep_alives_on_a_stream_are_counted_once() -> None:
+    """RFC 5626 3.5.1."""
     stream = StreamParser()
     whole = message(b"Content-Length: 0")
     assert [each.start_line for each in stream.feed(b"\r\n\r\n" + whole + b"\r\n\r\n\r\n\r\n")] == [

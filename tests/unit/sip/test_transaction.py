@@ -78,8 +78,10 @@ class Play:
         self._note(outputs)
         return transaction
 
-    def receive(self, message: Request | Response, flow: str = UE) -> Transaction[str] | None:
-        outputs = self.layer.receive(message, flow, timers=self.timers, reliable=self.reliable, now=self.now)
+    def receive(self, message: Request | Response, flow: str = UE, scope: str | None = None) -> Transaction[str] | None:
+        outputs = self.layer.receive(
+            message, flow, timers=self.timers, reliable=self.reliable, now=self.now, scope=scope
+        )
         self._note(outputs)
         return next((output.transaction for output in outputs if isinstance(output, Arrived)), None)
 
@@ -425,24 +427,39 @@ def test_an_invites_answer_is_repeated_by_the_timer_on_its_flow_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "flow"),
+    ("second", "scope"),
     [
-        (request(), "another flow"),
-        (request(branch="z9hG4bK2"), UE),
-        (request(sent_by="192.0.2.2:5060"), UE),
-        (request(sent_by="192.0.2.1:5061"), UE),
-        (request("OPTIONS"), UE),
-        (request("CANCEL"), UE),
-        (request("INVITE"), UE),
+        (request(), "another peer"),
+        (request(branch="z9hG4bK2"), None),
+        (request(sent_by="192.0.2.2:5060"), None),
+        (request(sent_by="192.0.2.1:5061"), None),
+        (request("OPTIONS"), None),
+        (request("CANCEL"), None),
+        (request("INVITE"), None),
     ],
-    ids=["flow", "branch", "host", "port", "method", "cancel", "invite"],
+    ids=["scope", "branch", "host", "port", "method", "cancel", "invite"],
 )
-def test_what_is_another_transaction(second: Request, flow: str) -> None:
+def test_what_is_another_transaction(second: Request, scope: str | None) -> None:
     play = Play()
     play.receive(request())
-    play.receive(second, flow)
+    play.receive(second, scope=scope)
     assert len(play.layer) == 2
     assert [what for _, what in play.take()] == ["arrived MESSAGE", f"arrived {second.method}"]
+
+
+def test_the_flow_is_no_part_of_it() -> None:
+    """A peer may come back by another way: a UE on its next set of SAs, the core on another connection."""
+    play = Play()
+    play.receive(request())
+    play.receive(request(), "another flow")
+    assert len(play.layer) == 1
+
+
+def test_an_answer_of_somebody_else_is_none() -> None:
+    play = Play()
+    play.request(request())
+    play.receive(answer(request(), 200), scope="another peer")
+    assert play.take()[-1] == (0, "answered 200 without transaction") and not play.over
 
 
 def test_the_branch_alone_names_a_transaction_whatever_else_has_changed() -> None:
@@ -460,7 +477,7 @@ def test_a_branch_without_id_is_matched_as_in_rfc_2543(branch: str) -> None:
     play.receive(request("INVITE", branch=branch))
     assert len(play.layer) == 1
     play.receive(request("INVITE", branch=branch, uri="sip:other@h"))  # the same branch on another call
-    play.receive(request("INVITE", branch=branch), "another flow")
+    play.receive(request("INVITE", branch=branch), scope="another peer")
     assert len(play.layer) == 3
     play.respond(transaction, 486)
     play.receive(request("ACK", branch=branch))
@@ -469,12 +486,12 @@ def test_a_branch_without_id_is_matched_as_in_rfc_2543(branch: str) -> None:
     assert play.take()[-1] == (CORE_TIMERS.t4, "ended")
 
 
-def test_an_ack_from_another_flow_does_not_confirm() -> None:
+def test_an_ack_from_another_peer_does_not_confirm() -> None:
     play = Play(reliable=True)
     transaction = play.receive(request("INVITE"))
     assert transaction is not None
     play.respond(transaction, 486)
-    play.receive(request("ACK"), "another flow")
+    play.receive(request("ACK"), scope="another peer")
     assert play.take()[2:] == [(0, "arrived ACK without transaction")]
     assert not play.over
 
