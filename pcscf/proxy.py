@@ -5,15 +5,28 @@ No I/O, no clock, no randomness of its own. Who may talk at all is decided here 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import assert_never
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple, assert_never
 
+from pcscf.dialog import Dialogs
+from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency
+from pcscf.nexthop import HopSettings, NextHops
 from pcscf.observe import SetEvent
+from pcscf.originating import Originating, OriginatingSettings
+from pcscf.passage import Sides
+from pcscf.regevent import RegEvents, RegEventSettings
+from pcscf.reginfo import Change, ContactEvent, ContactTerminated, IdentityActive, IdentityTerminated, Shortened
 from pcscf.register import RegisterProcedure, RegisterSettings
-from pcscf.registration import Registrar
+from pcscf.registrar import Registrar, names
+from pcscf.registration import ESTABLISHED, Registration, SetState
+from pcscf.relay import Relay
 from pcscf.signalling import Signalling
-from pcscf.sip.message import Request, Response, header
+from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
+from pcscf.sip.transaction import GM_TIMERS, TimerProfile
+from pcscf.terminating import Terminating
 from pcscf.turn import Turn
 from pcscf.vocabulary import (
     Action,
@@ -23,47 +36,111 @@ from pcscf.vocabulary import (
     Interface,
     Malformed,
     Received,
+    Resolved,
     SecurityExpired,
     SecurityInstalled,
     SecurityRefused,
     Tick,
 )
-from xfrm.model import PortRange
+from xfrm.model import IPAddress, PortRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the operator decided, as the core needs it."""
 
+    sides: Sides
     register: RegisterSettings
-    ports_ps: PortRange
+    hops: HopSettings
+    originating: OriginatingSettings = field(default_factory=OriginatingSettings)
     ports_pc: PortRange
+    reg_event: bool = False
+    """Whether we subscribe to the registration state of our users."""
+    peers: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Where the core may speak from; empty: from anywhere."""
+    silent_in_clear: bool = False
+    """What may not come in clear gets no answer at all, instead of 403."""
+    gm_timers: TimerProfile = GM_TIMERS
     pending_per_source: int
     """Unanswered challenges one address may hold; beyond it the oldest goes."""
     transactions: int
+
+    def believes(self, address: IPAddress) -> bool:
+        """Whether what comes from there to the port toward the core is the core's."""
+        return not self.peers or _is_in(address, self.peers)
+
+
+class Load(NamedTuple):
+    """What is under way now."""
+
+    transactions: int
+    passages: int
+    dialogs: int
+
+
+@lru_cache(maxsize=1024)
+def _is_in(address: IPAddress, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    return any(address in network for network in networks)
 
 
 class Proxy:
     """The core of one P-CSCF. `random_octets(n)` gives unguessable octets."""
 
     def __init__(self, settings: Settings, *, random_octets: Callable[[int], bytes]) -> None:
+        self._settings = settings
         self._turn = Turn(random_octets)
         self.registrar = Registrar(
             self._turn,
-            ports_ps=settings.ports_ps,
+            ports_ps=settings.sides.ports_ps,
             ports_pc=settings.ports_pc,
             pending_per_source=settings.pending_per_source,
+            drain=settings.gm_timers.timeout,
         )
-        self._signalling = Signalling(self._turn, self.registrar, limit=settings.transactions)
-        self._register = RegisterProcedure(self._turn, self.registrar, self._signalling, settings.register)
+        self.hops = NextHops(self._turn, settings.hops)
+        self.dialogs = Dialogs()
+        self._signalling = Signalling(
+            self._turn, self.registrar, limit=settings.transactions, gm_timers=settings.gm_timers
+        )
+        self.hops.use(self._signalling)
+        self._register = RegisterProcedure(
+            self._turn, self.registrar, self._signalling, self.hops, settings.register, self._registered
+        )
+        originating = Originating(self._turn, self.dialogs, self.hops, settings.sides, settings.originating)
+        terminating = Terminating(self.registrar, self.dialogs, self._signalling, settings.sides)
+        self._relay = Relay(
+            self._turn, self.registrar, self._signalling, self.hops, self.dialogs, originating, terminating
+        )
+        self._reg_events = RegEvents(
+            self._turn,
+            self._signalling,
+            self.hops,
+            RegEventSettings(core=settings.sides.core, enabled=settings.reg_event),
+            self._changed,
+        )
+        self.registrar.on_set_gone = self._signalling.forget
+        self.registrar.on_ended = self._ended
+
+    @property
+    def load(self) -> Load:
+        return Load(transactions=len(self._signalling), passages=len(self._relay), dialogs=len(self.dialogs))
 
     @property
     def deadline(self) -> float | None:
         """When `handle(Tick())` wants to be called next."""
-        ours, theirs = self.registrar.deadline, self._signalling.deadline
-        if ours is None or theirs is None:
-            return theirs if ours is None else ours
-        return min(ours, theirs)
+        return min(
+            (
+                each
+                for each in (
+                    self.registrar.deadline,
+                    self._signalling.deadline,
+                    self._relay.deadline,
+                    self.hops.deadline,
+                    self._reg_events.deadline,
+                )
+                if each is not None
+            ),
+            default=None,
+        )
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at monotonic time `now` (seconds) and say what to do, in order."""
@@ -77,7 +154,9 @@ class Proxy:
             case Malformed(error, flow):
                 self._malformed(error, flow)
             case FlowClosed(flow, reason):
-                self._signalling.flow_lost(flow, reason)  # a UE's FIN is no deregistration
+                if flow.transport == "UDP":
+                    self._turn.problem(f"a datagram was not sent: {reason}", flow)
+                self._signalling.flow_lost(flow)  # a UE's FIN is no deregistration
             case SecurityInstalled(set_id):
                 self._register.installed(set_id)
             case SecurityRefused(set_id, reason):
@@ -86,8 +165,13 @@ class Proxy:
                 for sa_id in ids:
                     if sa_set := self.registrar.by_sa(sa_id):
                         self.registrar.step(sa_set, SetEvent.EXPIRED, "the backstop lifetime of its SAs ended first")
+            case Resolved():
+                self.hops.resolved(event)
             case Tick():
-                self._signalling.expire(self._register)
+                self.hops.expire()
+                self._signalling.expire(self._relay)
+                self._relay.expire()
+                self._reg_events.expire()
                 self.registrar.expire()
             case _:
                 assert_never(event)
@@ -104,29 +188,114 @@ class Proxy:
         return actions
 
     def _received(self, message: Request | Response, flow: Flow) -> None:
+        """Take a message where it belongs, if it may be there at all (digest A6, A8)."""
+        if flow.interface is Interface.MW:
+            if not self._settings.believes(flow.remote):
+                self._turn.problem("a message at the port toward the core is not from the core; dropped", flow)
+                return
+            self._signalling.note(message, flow, None, incoming=True)
+            user = self._reg_events if self._reg_events.owns(message) else self._relay
+            self._signalling.receive(message, flow, user)
+        elif flow.interface is Interface.GM_PROTECTED:
+            self._protected(message, flow)
+        else:
+            self._signalling.note(message, flow, None, incoming=True)
+            self._in_clear(message, flow)
+
+    def _protected(self, message: Request | Response, flow: Flow) -> None:
         sa_set = self._signalling.sa_set_of(flow)
-        if sa_set is None and flow.interface is Interface.GM_PROTECTED:
+        if sa_set is None:
             self._turn.problem("a message at a protected port belongs to no SA; dropped", flow)
             return
         self._signalling.note(message, flow, sa_set, incoming=True)
-        if isinstance(message, Response):
-            if flow.interface is Interface.MW:
-                self._signalling.receive(message, flow, self._register)
-            else:
-                self._turn.problem(f"a {message.status} response from a UE to nothing we asked; dropped", flow)
-        elif flow.interface is Interface.MW:
-            self._turn.problem(f"{message.method} from the core: requests toward UEs are not served yet; 501", flow)
-            self._signalling.reply_at_once(message, flow, 501)
-        elif message.method == "REGISTER":
+        if flow.transport == "TCP":
+            self._signalling.carried(flow, sa_set)
+        if isinstance(message, Request) and message.method == "REGISTER":
             self._signalling.receive(message, flow, self._register)
-        elif sa_set is None:
+            return
+        if sa_set.state not in ESTABLISHED:
+            kind = message.method if isinstance(message, Request) else str(message.status)
+            impi = sa_set.registration.key.impi
+            self._turn.problem(f"{kind} on a set of SAs that is {sa_set.state.value}; dropped", flow, impi)
+            return
+        if sa_set.state is SetState.NEW:
+            self.registrar.step(sa_set, SetEvent.USED, "the UE was seen on it")
+        self._signalling.receive(message, flow, self._relay)
+
+    def _in_clear(self, message: Request | Response, flow: Flow) -> None:
+        """REGISTER, UEs that were admitted without IPsec, and emergency requests; nothing else (TS 33.203 7.1)."""
+        if self.registrar.in_clear(flow) is not None:
+            is_register = isinstance(message, Request) and message.method == "REGISTER"
+            self._signalling.receive(message, flow, self._register if is_register else self._relay)
+            return
+        if isinstance(message, Response):
+            self._turn.problem(f"a {message.status} response from a UE to nothing we asked; dropped", flow)
+            return
+        emergency = self._settings.originating.emergency
+        if message.method == "REGISTER":
+            self._signalling.receive(message, flow, self._register)
+        elif emergency.mode is not EmergencyMode.REFUSE and is_emergency(message, emergency.numbers):
+            self._emergency_in_clear(message, flow, emergency)
+        elif self._settings.silent_in_clear:
+            self._turn.problem(f"{message.method} in clear; only REGISTER may come without IPsec; dropped", flow)
+        else:
             self._turn.problem(f"{message.method} in clear; only REGISTER may come without IPsec; 403", flow)
             self._signalling.reply_at_once(message, flow, 403)
+
+    def _emergency_in_clear(self, request: Request, flow: Flow, emergency: EmergencySettings) -> None:
+        """An emergency request of a UE that is not registered: to the E-CSCF if the operator allows it (digest C10)."""
+        if emergency.mode is EmergencyMode.ROUTE:
+            if not emergency.unregistered or not self.registrar.welcome(flow):
+                self._turn.problem(f"an emergency {request.method} of a UE that is not registered; 403", flow)
+                self._signalling.reply_at_once(request, flow, 403)
+                return
+            self._turn.problem(f"an emergency {request.method} of a UE that is not registered is served", flow)
         else:
-            self._turn.problem(f"{message.method} is not served yet; 405", flow)
-            self._signalling.reply_at_once(message, flow, 405, [header("Allow", "REGISTER")])
+            self.registrar.welcome(flow)
+        self._signalling.receive(request, flow, self._relay)
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
         self._turn.problem(f"not a SIP message: {error}", flow)
         if isinstance(error.message, Request):
             self._signalling.reply_at_once(error.message, flow, error.status)
+
+    def _registered(self, registration: Registration, path_uri: str) -> None:
+        """A contact was registered, for the first time or again; not for emergencies only (digest C4 step 8)."""
+        if ";sos" not in registration.contact.lower():
+            self._reg_events.registered(registration.key.impi, registration.associated_uris[0], path_uri)
+
+    def _ended(self, registration: Registration) -> None:
+        """A contact is registered no more: its dialogs are discarded without signalling (TS 24.229 5.2.8.1.4)."""
+        self.dialogs.close_all(registration)
+        if not any(each.registered for each in self.registrar.of_user(registration.key.impi)):
+            self._reg_events.deregistered(registration.key.impi)
+
+    def _changed(self, impi: str, change: Change) -> None:
+        """The core says what became of a registration (TS 24.229 5.2.5.2, digest C5)."""
+        match change:
+            case IdentityActive():
+                pass
+            case IdentityTerminated(aor, event):
+                for each in self.registrar.of_user(impi):
+                    self._withdraw(each, aor, event)
+            case ContactTerminated(aor, uri, event):
+                for each in self._with_contact(impi, uri):
+                    self._withdraw(each, aor, event)
+            case Shortened(aor, uri, expires):
+                if expires is not None:
+                    for each in self._with_contact(impi, uri):
+                        self.registrar.shorten(each, aor, expires)
+            case _:
+                assert_never(change)
+
+    def _with_contact(self, impi: str, uri: str) -> list[Registration]:
+        return [each for each in self.registrar.of_user(impi) if names(uri, (f"<{each.contact}>",))]
+
+    def _withdraw(self, registration: Registration, aor: str, event: ContactEvent | None) -> None:
+        """End an identity; with the last one the sets end, as soon as the UE can have heard of it (5.2.5.2)."""
+        why = f"ended by the core: {event.value if event else 'terminated'}"
+        if self.registrar.withdraw(registration, aor, why):
+            for sa_set in tuple(registration.sets):
+                self.registrar.step(sa_set, SetEvent.WITHDRAWN, why, linger=self.registrar.drain)
+            self.registrar.admit_in_clear(registration, None)
+            self.registrar.forget_if_idle(registration)

@@ -3,22 +3,27 @@
 What a REGISTER must show before the core sees it, and what the core's answer does to the sets of its user.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from pcscf import aka, routing, security
-from pcscf.observe import RegistrationChanged, SetEvent
-from pcscf.registration import BACKSTOP, UNPROVEN, ContactKey, Registrar, SaSet, SetState
+from pcscf.nexthop import NextHops
+from pcscf.observe import SetEvent
+from pcscf.registrar import BACKSTOP, Registrar
+from pcscf.registration import ESTABLISHED, UNPROVEN, Binding, ContactKey, Registration, SaSet, SetState
 from pcscf.security import AgreementError, Chosen, Proposal
 from pcscf.signalling import Signalling
 from pcscf.sip.fields import Auth, parse_auth, parse_name_addr
 from pcscf.sip.message import Header, Request, Response, header, response_to
 from pcscf.sip.parse import ParseError
-from pcscf.sip.transaction import GM_TIMERS, Transaction
+from pcscf.sip.transaction import Transaction
 from pcscf.sip.uri import parse_uri, same_uri
 from pcscf.turn import Turn
 from pcscf.vocabulary import Flow, InstallSecurity
 from xfrm.algorithms import Pair
+from xfrm.model import IPAddress
 
 DEFAULT_EXPIRES = 600_000
 """Seconds, where neither side says (TS 24.229 5.1.1.2)."""
@@ -32,17 +37,34 @@ class UnsupportedExtension(AgreementError):
         self.tags = tags
 
 
+class Without(StrEnum):
+    """What a REGISTER without Security-Client gets (RFC 3329 2.3.1)."""
+
+    REFUSE = "refuse"
+    """421, or 494 where the UE says that it knows sec-agree."""
+    EXTENSION_REQUIRED = "421"
+    AGREEMENT_REQUIRED = "494"
+    ADMIT = "admit"
+    """It registers without IPsec."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisterSettings:
     """What the operator decided about registrations."""
 
     core: routing.CoreSide
-    next_hop: Flow
-    """The flow toward the I-CSCF or S-CSCF."""
     preference: tuple[Pair, ...]
     """Acceptable pairs, the best first."""
-    admit_without_ipsec: bool
+    without: Without
+    without_by_network: tuple[tuple[IPv4Network | IPv6Network, Without], ...] = ()
+    """Other answers for the UEs of these networks; the first that holds the UE's address counts."""
+    strict_ports: bool = False
+    """Refuse a UE that comes back with the ports of its own live SAs (digest A6 `sa_conflict`)."""
     temp_lifetime: float
+
+    def without_ipsec(self, address: IPAddress) -> Without:
+        """What a REGISTER without Security-Client from this address gets."""
+        return next((each for network, each in self.without_by_network if address in network), self.without)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -58,16 +80,31 @@ class Exchange:
     proposal: Proposal | None
     chosen: Chosen | None
     path_token: str
+    icid: str
+    ways: list[Flow] = field(default_factory=list)
+    """Where it has not been sent yet."""
+    path_uri: str = ""
+    """What we put into its Path."""
 
 
 class RegisterProcedure:
     """Every REGISTER between arrival and final answer."""
 
-    def __init__(self, turn: Turn, registrar: Registrar, signalling: Signalling, settings: RegisterSettings) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        registrar: Registrar,
+        signalling: Signalling,
+        hops: NextHops,
+        settings: RegisterSettings,
+        on_registered: Callable[[Registration, str], None],
+    ) -> None:
         self._turn = turn
         self._registrar = registrar
         self._signalling = signalling
+        self._hops = hops
         self._settings = settings
+        self._on_registered = on_registered
         self._exchanges: dict[Transaction[Flow], Exchange] = {}
         self._installing: dict[int, tuple[Exchange, Response]] = {}
 
@@ -85,18 +122,35 @@ class RegisterProcedure:
         except ParseError as error:
             self._reject(request, transaction, reply_flow, sa_set, AgreementError(error.status, str(error)))
             return
-        if sa_set is not None and sa_set.state is SetState.TEMP:
-            sa_set.answering = True
+        if sa_set is not None:
+            sa_set.answering = sa_set.state is SetState.TEMP
+            if sa_set.state is SetState.NEW:
+                self._registrar.step(sa_set, SetEvent.USED, "the UE registers on it")
+
+        def forward(ways: list[Flow]) -> None:
+            exchange.ways = ways
+            self._forward(exchange, "there is no next hop toward the core")
+
+        self._hops.to_home(forward)
+
+    def _forward(self, exchange: Exchange, why: str) -> None:
+        """Send it on the next way toward the core; if none is left it ends with `why` (RFC 3263 4.3)."""
+        if not exchange.ways:
+            self._fail(exchange, 504, why)
+            return
+        way = exchange.ways.pop(0)
+        exchange.path_uri = self._settings.core.uri(exchange.path_token, way)
         forwarded = routing.register_to_core(
-            request,
+            exchange.request,
             self._settings.core,
-            flow,
+            exchange.server.flow,
+            way,
             branch=f"z9hG4bK{self._turn.token(8)}",
-            path_token=exchange.path_token,
-            icid=self._turn.token(16),
+            path_uri=exchange.path_uri,
+            icid=exchange.icid,
             integrity_protected=_integrity(exchange),
         )
-        self._exchanges[self._signalling.request(forwarded, self._settings.next_hop, self)] = exchange
+        self._exchanges[self._signalling.request(forwarded, way, self)] = exchange
 
     def acknowledged(self, request: Request, flow: Flow) -> None:
         raise AssertionError("no ACK follows a REGISTER")
@@ -104,6 +158,13 @@ class RegisterProcedure:
     def answered(self, response: Response, transaction: Transaction[Flow]) -> None:
         """A response of the core."""
         exchange = self._exchanges[transaction]
+        if response.status == 503:
+            self._hops.failed(transaction.flow, "it answered 503", rest=_seconds(response.first("retry-after")) or 0)
+            if exchange.ways:
+                self._forward(exchange, "")
+                return
+        else:
+            self._hops.answered(transaction.flow)
         try:
             if response.status == 401:
                 self._challenged(exchange, response)
@@ -117,8 +178,8 @@ class RegisterProcedure:
 
     def unanswered(self, transaction: Transaction[Flow], why: str) -> None:
         """The core did not answer, or cannot be reached."""
-        if exchange := self._exchanges.get(transaction):
-            self._fail(exchange, 504, why)
+        self._hops.failed(transaction.flow, why)
+        self._forward(self._exchanges[transaction], f"the core: {why}")
 
     def ended(self, transaction: Transaction[Flow]) -> None:
         self._exchanges.pop(transaction, None)
@@ -156,7 +217,8 @@ class RegisterProcedure:
         impi = credentials.param("username") if credentials else _implied_impi(address_of_record)
         if not impi:
             raise AgreementError(400, "the Authorization header has no username")
-        if credentials is None and not self._settings.admit_without_ipsec:
+        without = self._settings.without_ipsec(flow.remote)
+        if credentials is None and without is not Without.ADMIT:
             raise AgreementError(403, "REGISTER without Authorization: IMS AKA needs one (TS 24.229 5.2.2)")
         key = ContactKey(impi, flow.remote, _instance(request))
         client_lines = request.lines("security-client")
@@ -166,17 +228,15 @@ class RegisterProcedure:
             key = sa_set.registration.key
             proposal = sa_set.proposal
             if sa_set.state is not SetState.TEMP:
-                proposal = security.parse_proposal(client_lines)
-                chosen = security.choose(proposal, self._settings.preference)
+                proposal, chosen = self._propose(key, client_lines)
+                self._restart(key, credentials)
         elif client_lines:
-            proposal = security.parse_proposal(client_lines)
-            chosen = security.choose(proposal, self._settings.preference)
+            proposal, chosen = self._propose(key, client_lines)
             self._restart(key, credentials)
-        elif not self._settings.admit_without_ipsec:
-            asked = routing.option_tags(request.values("supported"))
-            raise AgreementError(
-                494 if routing.SEC_AGREE in asked else 421, "REGISTER without Security-Client; IPsec is required here"
-            )
+        elif without is not Without.ADMIT:
+            asked = routing.SEC_AGREE in routing.option_tags(request.values("supported"))
+            status = (494 if asked else 421) if without is Without.REFUSE else int(without)
+            raise AgreementError(status, "REGISTER without Security-Client; IPsec is required here")
         registration = self._registrar.find(key)
         return Exchange(
             request=request,
@@ -188,14 +248,22 @@ class RegisterProcedure:
             proposal=proposal,
             chosen=chosen,
             path_token=registration.path_token if registration else f"term-{self._turn.token(8)}",
+            icid=self._turn.token(16),
         )
+
+    def _propose(self, key: ContactKey, lines: Sequence[str]) -> tuple[Proposal, Chosen]:
+        """Read an offer and choose; its ports must be free to take (digest A6). Raises AgreementError."""
+        proposal = security.parse_proposal(lines)
+        chosen = security.choose(proposal, self._settings.preference)
+        self._registrar.check_ports(key, proposal, strict=self._settings.strict_ports)
+        return proposal, chosen
 
     def _check_protected(
         self, request: Request, credentials: Auth | None, address_of_record: str, sa_set: SaSet
     ) -> None:
         """Check a REGISTER that came inside ESP (digest A6, A7 step 6, C2 steps 3 and 5). Raises AgreementError."""
         registration = sa_set.registration
-        if sa_set.state not in (SetState.TEMP, SetState.ACTIVE):
+        if sa_set.state is not SetState.TEMP and sa_set.state not in ESTABLISHED:
             raise AgreementError(403, f"REGISTER on a set of SAs that is {sa_set.state.value}")
         if not routing.via_address_is(request, sa_set.parameters.ue):
             raise AgreementError(400, f"the Via names another address than {sa_set.parameters.ue}")
@@ -208,13 +276,17 @@ class RegisterProcedure:
                 raise AgreementError(403, "only the answer to this challenge may come on a temporary SA")
             identities = [sa_set.impu]
         else:
-            identities = [sa_set.impu, *registration.associated_uris]
+            waiting = registration.unproven
+            if waiting is not None and _answers(credentials, waiting.nonce):
+                raise AgreementError(403, "the answer to a challenge belongs on its own, temporary SA")
+            named = [parse_name_addr(value).uri for value in registration.associated_uris]
+            identities = [sa_set.impu, *registration.bindings, *named]
         wanted = parse_uri(address_of_record)
         if not any(same_uri(wanted, parse_uri(identity)) for identity in identities):
             raise AgreementError(403, f"{address_of_record} is not an identity of the user the SA belongs to")
 
     def _restart(self, key: ContactKey, credentials: Auth | None) -> None:
-        """A UE that found the network's MAC or SQN wrong starts anew in clear: its challenge is void (digest A9).
+        """A UE that found the network's MAC or SQN wrong starts anew: its challenge is void (digest A9).
 
         Only a message that knows the challenge can do this; anything else waits for the core's next challenge.
         """
@@ -249,15 +321,25 @@ class RegisterProcedure:
             f"REGISTER refused with {error.status}: {error}", flow, sa_set.registration.key.impi if sa_set else ""
         )
         response = response_to(request, error.status, headers=extra, to_tag=self._turn.token(4))
-        self._signalling.reply(transaction, flow, response)
+        self._signalling.reply(transaction, self._refusal_flow(flow, sa_set), response)
         if sa_set is not None and sa_set.state is SetState.TEMP and not sa_set.answering:
-            self._registrar.step(sa_set, SetEvent.DISAGREED, str(error), linger=_linger(flow))
+            self._registrar.step(sa_set, SetEvent.DISAGREED, str(error), linger=self._signalling.linger(flow))
+
+    def _refusal_flow(self, flow: Flow, sa_set: SaSet | None) -> Flow:
+        """Where a refusal goes that would go on `flow`: a failed re-authentication is told on the set that stays.
+
+        Over TCP the connection of the request is kept (digest A9, G4).
+        """
+        stays = sa_set.began_on if sa_set is not None and sa_set.state is SetState.TEMP else None
+        if stays is None or stays.state not in ESTABLISHED or flow.transport == "TCP":
+            return flow
+        return self._signalling.downlink(stays)
 
     # Answers of the core
 
     def _challenged(self, exchange: Exchange, response: Response) -> None:
         """401: keys out, SAs in, and nothing to the UE before the kernel has them all (digest A7, C3)."""
-        if exchange.arrived_on is not None and exchange.arrived_on.state is not SetState.ACTIVE:
+        if exchange.arrived_on is not None and exchange.arrived_on.state not in ESTABLISHED:
             # The 401 would need SAs beside the ones it answers on, with the UE's SPIs in both.
             self._fail(exchange, 403, "the core challenged the answer to its own challenge")
             return
@@ -288,6 +370,7 @@ class RegisterProcedure:
             impu=exchange.impu,
             nonce=challenge.nonce,
             expires=self._turn.now + self._settings.temp_lifetime,
+            began_on=exchange.arrived_on,
         )
         self._installing[sa_set.id] = (exchange, aka.strip_keys(response))
         lifetime = int(self._settings.temp_lifetime) + BACKSTOP
@@ -297,74 +380,126 @@ class RegisterProcedure:
     def _accepted(self, exchange: Exchange, response: Response) -> None:
         """200: the set the REGISTER came on is the UE's now, or ends with its registration (digest C4, C5)."""
         sa_set = exchange.arrived_on
-        linger = _linger(exchange.reply_flow)
-        if sa_set is not None and sa_set.state not in (SetState.TEMP, SetState.ACTIVE):
+        if sa_set is not None and sa_set.state is not SetState.TEMP and sa_set.state not in ESTABLISHED:
             self._fail(exchange, 504, f"the core accepted too late: the set of SAs is {sa_set.state.value}")
             return
         if sa_set is None and exchange.proposal is not None:
             self._fail(exchange, 500, "the core accepted a REGISTER in clear without a challenge")
             return
-        granted = _granted(exchange.request, response)
-        associated = tuple(parse_name_addr(value).uri for value in response.values("p-associated-uri"))
+        others = {each.contact for each in self._registrar.of_user(exchange.key.impi) if each.key != exchange.key}
+        granted = _granted(exchange.request, response, exchange.key.address, others)
+        associated = tuple(response.values("p-associated-uri"))
+        for value in associated:
+            parse_uri(parse_name_addr(value).uri)  # nothing is kept that could not be read later
         self._relay(exchange, response)
         registration = self._registrar.obtain(exchange.key, exchange.path_token)
-        if granted == 0:
-            for each in list(registration.sets):
-                self._registrar.step(each, SetEvent.DEREGISTERED, "deregistered by the UE", linger=linger)
-            self._registrar.unregister(registration, "deregistered by the UE")
-            return
-        watched = registration.registered
-        registration.expires = self._turn.now + granted
+        if granted.seconds:
+            self._bound(exchange, registration, response, granted, associated)
+        self._unbound(exchange, registration, granted)
+        if sa_set is not None and sa_set.state is SetState.TEMP:
+            self._registrar.step(
+                sa_set,
+                SetEvent.DISAGREED,
+                "it registered no contact",
+                linger=self._signalling.linger(exchange.reply_flow),
+            )
+
+    def _bound(
+        self,
+        exchange: Exchange,
+        registration: Registration,
+        response: Response,
+        granted: "Granted",
+        associated: tuple[str, ...],
+    ) -> None:
+        """The contact is registered, for the first time or again."""
+        sa_set, registrar = exchange.arrived_on, self._registrar
         registration.service_route = tuple(response.values("service-route"))
-        registration.associated_uris = associated
-        if not watched:
-            self._registrar.watch(registration)
-        detail = f"{exchange.impu} for {granted} s"
-        self._turn.note(RegistrationChanged(at=self._turn.now, impi=exchange.key.impi, registered=True, detail=detail))
-        if sa_set is not None:
-            self._registrar.step(sa_set, SetEvent.AUTHENTICATED, detail, linger=linger)
-            for former in self._registrar.moved_from(registration):
-                for each in list(former.sets):
-                    self._registrar.step(each, SetEvent.SUPERSEDED, "the UE registered from another address")
-                self._registrar.unregister(former, "the UE registered from another address")
+        registration.contact = granted.contact
+        expires = self._turn.now + granted.seconds
+        binding = Binding(expires=expires, associated_uris=associated or (f"<{exchange.impu}>",))
+        registrar.bind(registration, exchange.impu, binding)
+        detail = f"{exchange.impu} for {granted.seconds} s"
+        if sa_set is None:
+            registrar.admit_in_clear(registration, exchange.server.flow)
+            for each in tuple(registration.sets):
+                registrar.step(each, SetEvent.SUPERSEDED, "the UE registered without IPsec")
+        elif sa_set.state is not SetState.TEMP:
+            # Not challenged: what it offered is dropped, the latest set lives on (digest C4 steps 4 and 7).
+            if latest := registration.latest:
+                registrar.step(latest, SetEvent.REFRESHED, detail)
+        elif sa_set.began_on is not None and sa_set.began_on.state in ESTABLISHED:
+            registrar.step(sa_set, SetEvent.REAUTHENTICATED, detail)
+        else:
+            registrar.step(sa_set, SetEvent.AUTHENTICATED, detail)
+        for former in registrar.moved_from(registration):
+            for each in tuple(former.sets):
+                registrar.step(each, SetEvent.SUPERSEDED, "the UE registered from another address")
+            registrar.unregister(former, "the UE registered from another address")
+        self._on_registered(registration, exchange.path_uri)
+
+    def _unbound(self, exchange: Exchange, registration: Registration, granted: "Granted") -> None:
+        """Contacts that this REGISTER took out: its own, another of the user, or all (digest C5)."""
+        ended = []
+        for each in self._registrar.of_user(exchange.key.impi):
+            own = each is registration and not granted.seconds and granted.own
+            if own or granted.all or each.contact in granted.removed:
+                last = self._registrar.unbind(each, exchange.impu, "deregistered by the UE")
+                if last or (each is registration and not each.registered):
+                    ended.append(each)
+        linger = self._signalling.linger(exchange.reply_flow)
+        for each in ended:
+            for sa_set in tuple(each.sets):
+                self._registrar.step(sa_set, SetEvent.DEREGISTERED, "deregistered by the UE", linger=linger)
+            self._registrar.admit_in_clear(each, None)
+            self._registrar.forget_if_idle(each)
 
     def _authentication_failed(self, exchange: Exchange, why: str) -> None:
         sa_set = exchange.arrived_on
         if sa_set is not None and sa_set.state is SetState.TEMP:
-            linger = _linger(exchange.reply_flow)
+            linger = self._signalling.linger(exchange.reply_flow)
             self._registrar.step(sa_set, SetEvent.AUTHENTICATION_FAILED, why, linger=linger)
 
     def _relay(self, exchange: Exchange, response: Response, extra: Sequence[Header] = ()) -> None:
         """Pass a response on where its request came from. Its keys are out already."""
-        self._signalling.reply(exchange.server, exchange.reply_flow, routing.response_to_ue(response, extra))
+        flow = exchange.reply_flow
+        if response.status >= 300:
+            flow = self._refusal_flow(flow, exchange.arrived_on)
+        self._signalling.reply(exchange.server, flow, routing.response_to_ue(response, extra))
 
     def _fail(self, exchange: Exchange, status: int, why: str) -> None:
         """End a REGISTER with an answer of our own, on the SA it came on."""
         self._turn.problem(f"REGISTER failed with {status}: {why}", None, exchange.key.impi)
         extra = [header("Retry-After", "5")] if status == 503 else []
         response = response_to(exchange.request, status, headers=extra, to_tag=self._turn.token(4))
-        self._signalling.reply(exchange.server, exchange.reply_flow, response)
+        flow = self._refusal_flow(exchange.reply_flow, exchange.arrived_on)
+        self._signalling.reply(exchange.server, flow, response)
         self._authentication_failed(exchange, why)
 
 
 def _integrity(exchange: Exchange) -> str:
     """The indicator of digest A10. A UE that is admitted without IPsec is not under IMS AKA: none (A14)."""
-    if exchange.arrived_on is not None:
-        return "yes"
-    return "" if exchange.proposal is None else "no"
-
-
-def _linger(flow: Flow) -> float:
-    """Timer J of the Gm profile; over TCP it is 0, but the last bytes must still arrive, so T4."""
-    return GM_TIMERS.t4 if flow.transport == "TCP" else GM_TIMERS.timeout
+    sa_set = exchange.arrived_on
+    if sa_set is None:
+        return "" if exchange.proposal is None else "no"
+    return "yes" if sa_set.state is SetState.TEMP or sa_set is sa_set.registration.latest else "no"
 
 
 def _credentials(request: Request) -> Auth | None:
-    """The Digest credentials. Raises AgreementError(400) for more than one."""
+    """The Digest credentials. Raises AgreementError(400) for more than one, or a parameter twice."""
     found = [auth for auth in map(parse_auth, request.lines("authorization")) if auth.scheme == "digest"]
     if len(found) > 1:
         raise AgreementError(400, "two Digest Authorization headers")
+    names = [name for auth in found for name, _ in auth.params]
+    if len(set(names)) < len(names):  # who reads the other one would see another user
+        twice = next(name for name in names if names.count(name) > 1)
+        raise AgreementError(400, f"the Authorization header has {twice[:40]} twice")
     return found[0] if found else None
+
+
+def _answers(credentials: Auth, nonce: str) -> bool:
+    """Whether these are the answer to a challenge, and not a report of its failure."""
+    return credentials.param("nonce") == nonce and bool(credentials.param("response")) and not credentials.param("auts")
 
 
 def _implied_impi(address_of_record: str) -> str:
@@ -381,24 +516,60 @@ def _instance(request: Request) -> str:
     return ""
 
 
-def _granted(request: Request, response: Response) -> int:
-    """Seconds the core registered this UE's contact for (digest C4); 0 is a deregistration. Raises nothing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Granted:
+    """What a 200 to REGISTER means for the contacts of its user."""
 
-    The contact's `expires` counts first, then the Expires header of the response, then what was asked for.
+    contact: str
+    """The UE's own contact URI as it asked for it, "" when it named none."""
+    own: bool
+    """Whether it asked for its own contact at all."""
+    seconds: int
+    """For how long its own contact is registered; 0: not any more."""
+    removed: frozenset[str]
+    """Contact URIs it took out beside its own."""
+    all: bool
+    """`Contact: *`: all of them, at whatever address."""
+
+
+def _granted(request: Request, response: Response, address: IPAddress, others: Container[str]) -> Granted:
+    """Read what became of the contacts of a REGISTER from `address` (digest C4, RFC 3261 10.3). Raises ParseError.
+
+    `others` are the contacts of the user's other UEs: what is neither at that address nor one of these is its own.
+    The seconds: the contact's `expires` in the 200 counts first, then its Expires header, then what was asked for.
     """
-    asked = [value for value in request.values("contact") if value != "*"]
+    asked = [parse_name_addr(value) for value in request.values("contact")]
+    if any(contact.uri == "*" for contact in asked):
+        return Granted(contact="", own=True, seconds=0, removed=frozenset(), all=True)
+    if not asked:  # a query: nothing changes
+        return Granted(contact="", own=False, seconds=0, removed=frozenset(), all=False)
+    here = [contact for contact in asked if _host_is(contact.uri, address)]
+    own = next(iter(here or [contact for contact in asked if contact.uri not in others]), None)
+    removed = frozenset(
+        each.uri for each in asked if each is not own and _seconds(each.param("expires"), request.first("expires")) == 0
+    )
+    if own is None:
+        return Granted(contact="", own=False, seconds=0, removed=removed, all=False)
+    listed = None
+    for value in response.values("contact"):
+        contact = parse_name_addr(value)
+        if same_uri(parse_uri(contact.uri), parse_uri(own.uri)):
+            listed = contact.param("expires") or ""
+    if listed is None and _seconds(own.param("expires"), request.first("expires")) == 0:
+        seconds = 0
+    else:
+        asked_for = (own.param("expires"), request.first("expires"), str(DEFAULT_EXPIRES))
+        seconds = _seconds(listed, response.first("expires"), *asked_for) or 0
+    return Granted(contact=own.uri, own=True, seconds=seconds, removed=removed, all=False)
+
+
+def _seconds(*texts: str | None) -> int | None:
+    """The first of these that is a number of seconds."""
+    return next((int(text) for text in texts if text and text.strip().isascii() and text.strip().isdigit()), None)
+
+
+def _host_is(uri: str, address: IPAddress) -> bool:
     try:
-        wanted = parse_uri(parse_name_addr(asked[0]).uri) if asked else None
-        for value in response.values("contact"):
-            contact = parse_name_addr(value)
-            if wanted is not None and same_uri(parse_uri(contact.uri), wanted):
-                if (text := contact.param("expires")) and text.isdigit():
-                    return int(text)
-                break
-        own = parse_name_addr(asked[0]).param("expires") if asked else None
-    except ParseError:
-        own = None
-    for text in (response.first("expires"), own, request.first("expires")):
-        if text and text.strip().isascii() and text.strip().isdigit():
-            return int(text)
-    return DEFAULT_EXPIRES
+        return ip_address(parse_uri(uri).host) == address
+    except ValueError:  # a name; ParseError is one too
+        return False

@@ -12,7 +12,7 @@ from pcscf.sip.fields import drop_auth_params, parse_via, top_via
 from pcscf.sip.message import Header, Request, Response, header, split_list
 from pcscf.sip.parse import ParseError
 from pcscf.vocabulary import Flow
-from xfrm.model import IPAddress
+from xfrm.model import IPAddress, bracketed
 
 _PARAM = re.compile(r'(?:[^;"]++|"(?:[^"\\]|\\.)*+(?:"|$))++', re.DOTALL)
 SEC_AGREE = "sec-agree"
@@ -24,6 +24,7 @@ NOT_FROM_A_UE = (
     | CHARGING_HEADERS
     | {
         "route",  # a REGISTER goes to the home network by its Request-URI, never where the UE says
+        "record-route",
         "path",
         "service-route",
         "p-associated-uri",
@@ -32,6 +33,7 @@ NOT_FROM_A_UE = (
         "p-visited-network-id",
         "p-called-party-id",
         "p-profile-key",
+        "p-served-user",
         "p-user-database",
         "feature-caps",
     }
@@ -56,17 +58,24 @@ NOT_TO_A_UE = SECURITY_HEADERS | CHARGING_HEADERS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreSide:
-    """How we present ourselves toward the core: the sent-by of our Via, and what goes with every REGISTER."""
+    """How we present ourselves toward the core: our port there, and the network a UE visits with us."""
 
-    host: str
-    """Address, IPv6 in brackets."""
     port: int
-    transport: str
     visited_network: str
 
-    @property
-    def path_parameters(self) -> str:
-        return ";lr" if self.transport == "UDP" else f";transport={self.transport.lower()};lr"
+    def sent_by(self, flow: Flow) -> str:
+        """Our end of a flow as it stands in Via and Path: its local address, and the port we listen at."""
+        return f"{bracketed(flow.local)}:{self.port}"
+
+    def uri(self, user: str, flow: Flow) -> str:
+        """A loose-routing URI of ours for Path (RFC 3327) and Record-Route, reachable from where the flow goes to."""
+        transport = "" if flow.transport == "UDP" else f";transport={flow.transport.lower()}"
+        return f"sip:{user}@{self.sent_by(flow)}{transport};lr"
+
+    def charging_vector(self, icid: str, flow: Flow) -> Header:
+        """P-Charging-Vector of a request that starts here (RFC 7315 4.6)."""
+        host, network = bracketed(flow.local), self.visited_network
+        return header("P-Charging-Vector", f'icid-value="{icid}";icid-generated-at={host};orig-ioi="{network}"')
 
 
 def option_tags(values: Sequence[str]) -> list[str]:
@@ -78,18 +87,19 @@ def register_to_core(
     request: Request,
     core: CoreSide,
     flow: Flow,
+    way: Flow,
     *,
     branch: str,
-    path_token: str,
+    path_uri: str,
     icid: str,
     integrity_protected: str,
 ) -> Request:
-    """The REGISTER as it goes to the core (digest C2 steps 2 to 9).
+    """The REGISTER from `flow` as it goes `way` to the core (digest C2 steps 2 to 9).
 
     `integrity_protected` is "yes", "no" or "" for none (digest A10, A14); what the UE claimed is taken out.
     Raises ParseError.
     """
-    out = [header("Via", f"SIP/2.0/{core.transport} {core.host}:{core.port};branch={branch}")]
+    out = [header("Via", f"SIP/2.0/{way.transport} {core.sent_by(way)};branch={branch}")]
     seen_via = seen_hops = seen_length = False
     required: list[str] = []
     for item in request.headers:
@@ -98,13 +108,13 @@ def register_to_core(
             out.append(item)
         elif name == "via" and not seen_via:
             seen_via = True
-            out.append(_received_via(item, flow))
+            out.append(received_via(item, flow))
         elif name in NOT_FROM_A_UE:
             continue
         elif name == "require":
             required += [tag for tag in split_list(item.value) if tag.lower() not in (SEC_AGREE, "path")]
         elif name in ("proxy-require", "supported"):
-            kept = _without_sec_agree(item)
+            kept = without_sec_agree(item)
             if kept is not None:
                 out.append(kept)
         elif name == "authorization":
@@ -121,20 +131,17 @@ def register_to_core(
             out.append(item)
     if not seen_hops:
         out.append(header("Max-Forwards", "70"))
-    out.append(header("Path", f"<sip:{path_token}@{core.host}:{core.port}{core.path_parameters}>"))
+    out.append(header("Path", f"<{path_uri}>"))
     out.append(header("Require", ", ".join([*required, "path"])))
     out.append(header("P-Visited-Network-ID", f'"{core.visited_network}"'))
-    out.append(
-        header(
-            "P-Charging-Vector", f'icid-value="{icid}";icid-generated-at={core.host};orig-ioi="{core.visited_network}"'
-        )
-    )
+    out.append(core.charging_vector(icid, way))
     if not seen_length:
         out.append(header("Content-Length", str(len(request.body))))
     return request.with_headers(out)
 
 
-def _without_sec_agree(item: Header) -> Header | None:
+def without_sec_agree(item: Header) -> Header | None:
+    """A header of option tags less sec-agree; None if nothing is left (RFC 3329 2.3.1)."""
     tags = split_list(item.value)
     kept = [tag for tag in tags if tag.lower() != SEC_AGREE]
     if len(kept) == len(tags):
@@ -142,7 +149,7 @@ def _without_sec_agree(item: Header) -> Header | None:
     return header(item.line.partition(":")[0].strip(), ", ".join(kept)) if kept else None
 
 
-def _received_via(item: Header, flow: Flow) -> Header:
+def received_via(item: Header, flow: Flow) -> Header:
     """Record where the request really came from (RFC 3261 18.2.1, RFC 3581 4)."""
     top, *rest = split_list(item.value)
     via = parse_via(top)
@@ -162,7 +169,7 @@ def _received_via(item: Header, flow: Flow) -> Header:
 def _drop_param(value: str, name: str) -> str:
     return ";".join(
         part
-        for place, part in enumerate(_PARAM.findall(value))
+        for place, part in enumerate(_PARAM.findall(value) if '"' in value else value.split(";"))
         if not place or part.partition("=")[0].strip().lower() != name
     )
 

@@ -9,7 +9,8 @@ from typing import Protocol, assert_never
 
 from pcscf import routing
 from pcscf.observe import MessageSeen
-from pcscf.registration import Registrar, SaSet
+from pcscf.registrar import Registrar
+from pcscf.registration import Registration, SaSet
 from pcscf.sip.message import Header, Request, Response, header, response_to
 from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import (
@@ -21,13 +22,18 @@ from pcscf.sip.transaction import (
     Failed,
     Output,
     Refused,
+    State,
     TimedOut,
+    TimerProfile,
     Transaction,
     Transactions,
     Transmit,
 )
 from pcscf.turn import Turn
 from pcscf.vocabulary import Flow, Interface, Send
+
+NO_ANSWER = "no answer in time"
+UNREACHABLE = "the next hop cannot be reached"
 
 
 class TransactionUser(Protocol):
@@ -56,15 +62,38 @@ class RequestUser(Protocol):
         """The server transaction of an earlier `arrived` is over."""
 
 
+class _Nobody:
+    """Cares for nothing."""
+
+    def answered(self, response: Response, transaction: Transaction[Flow]) -> None:
+        pass
+
+    def unanswered(self, transaction: Transaction[Flow], why: str) -> None:
+        pass
+
+    def ended(self, transaction: Transaction[Flow]) -> None:
+        pass
+
+
+NOBODY: TransactionUser = _Nobody()
+"""For requests of which nobody wants to hear again, as CANCEL."""
+
+
 class Signalling:
     """The transactions of one proxy and the way of its messages out."""
 
-    def __init__(self, turn: Turn, registrar: Registrar, *, limit: int) -> None:
+    def __init__(self, turn: Turn, registrar: Registrar, *, limit: int, gm_timers: TimerProfile = GM_TIMERS) -> None:
+        self.gm_timers = gm_timers
         self._turn = turn
         self._registrar = registrar
         self._transactions: Transactions[Flow] = Transactions(limit=limit)
         self._users: dict[Transaction[Flow], TransactionUser] = {}
         self._servers: dict[Transaction[Flow], RequestUser] = {}
+        self._connections: dict[SaSet, Flow] = {}
+
+    def __len__(self) -> int:
+        """Transactions that are not over."""
+        return len(self._transactions)
 
     @property
     def deadline(self) -> float | None:
@@ -76,22 +105,70 @@ class Signalling:
             return None
         return self._registrar.at_ports(flow.remote, flow.remote_port, flow.local_port)
 
+    def _scope(self, flow: Flow) -> object:
+        """Who is at the other end of a flow, for the matching of transactions.
+
+        The core is one, over whichever connection. A UE inside ESP is its registration: an ACK, a CANCEL or an answer
+        may come on its next set. In clear only the very same flow is believed.
+        """
+        if flow.interface is Interface.MW:
+            return Interface.MW
+        sa_set = self.sa_set_of(flow)
+        return flow if sa_set is None else sa_set.registration
+
+    def timers(self, flow: Flow) -> TimerProfile:
+        """Those of the interface (TS 24.229 7.7, digest C0)."""
+        return CORE_TIMERS if flow.interface is Interface.MW else self.gm_timers
+
+    def linger(self, flow: Flow) -> float:
+        """Seconds a set is kept for an answer given on `flow`: Timer J; over TCP, where that is 0, T4 for the last."""
+        return self.gm_timers.t4 if flow.transport == "TCP" else self.gm_timers.timeout
+
+    def invite_of(self, cancel: Request, flow: Flow) -> Transaction[Flow] | None:
+        """The INVITE server transaction that a CANCEL is about. Raises ParseError."""
+        return self._transactions.invite_of(cancel, self._scope(flow))
+
+    def abandon(self, transaction: Transaction[Flow]) -> None:
+        """Forget a request of ours: no answer of it counts any more, and its user hears of its end."""
+        self.disown(transaction)
+        self._take(self._transactions.transport_failed(transaction, self._turn.now), None, None)
+
+    def disown(self, transaction: Transaction[Flow]) -> None:
+        """Its user has what it waited for, and need not be kept as long as the transaction lingers."""
+        if transaction in self._users:
+            self._users[transaction] = NOBODY
+
+    def send_once(self, request: Request, flow: Flow) -> None:
+        """Send a request that has no transaction: an ACK to a 2xx."""
+        self._transmit(request.to_bytes(), request, flow)
+
     def receive(self, message: Request | Response, flow: Flow, user: RequestUser) -> None:
         """Take a message to its transaction; a new request goes to `user`. Raises ParseError: no readable Via."""
-        timers = CORE_TIMERS if flow.interface is Interface.MW else GM_TIMERS
+        timers = self.timers(flow)
         reliable = flow.transport == "TCP"
         self._take(
-            self._transactions.receive(message, flow, timers=timers, reliable=reliable, now=self._turn.now), user, flow
+            self._transactions.receive(
+                message, flow, timers=timers, reliable=reliable, now=self._turn.now, scope=self._scope(flow)
+            ),
+            user,
+            flow,
         )
 
     def expire(self, user: RequestUser) -> None:
         """Fire the timers that are due."""
         self._take(self._transactions.expire(self._turn.now), user, None)
 
-    def flow_lost(self, flow: Flow, why: str) -> None:
-        """A connection is gone or could not be made: requests of ours that wait on it fail (RFC 3261 17.1.4)."""
-        for transaction in [each for each in self._users if each.flow == flow]:
-            self._turn.problem(f"{transaction.request.method} lost its way: {why}", flow)
+    def flow_lost(self, flow: Flow) -> None:
+        """A connection is gone or could not be made: requests of ours that nobody has answered fail (RFC 3261 17.1.4).
+
+        Who has sent a provisional response has the request, and will answer it over a connection of its own.
+        """
+        if flow.transport == "UDP":  # one datagram could not be sent; it is sent again, and the others are under way
+            return
+        sa_set = self.sa_set_of(flow)
+        if sa_set is not None and self._connections.get(sa_set) == flow:
+            del self._connections[sa_set]
+        for transaction in [each for each in self._users if each.flow == flow and each.state is State.STARTED]:
             self._take(self._transactions.transport_failed(transaction, self._turn.now), None, flow)
 
     def request(self, request: Request, flow: Flow, user: TransactionUser) -> Transaction[Flow]:
@@ -99,9 +176,10 @@ class Signalling:
         transaction, outputs = self._transactions.request(
             request,
             flow,
-            timers=CORE_TIMERS if flow.interface is Interface.MW else GM_TIMERS,
+            timers=self.timers(flow),
             reliable=flow.transport == "TCP",
             now=self._turn.now,
+            scope=self._scope(flow),
         )
         self._users[transaction] = user
         self._take(outputs, None, flow)
@@ -122,17 +200,40 @@ class Signalling:
         response = response_to(request, status, headers=extra, to_tag=self._turn.token(4))
         self._transmit(response.to_bytes(), response, reply_flow)
 
-    def reply_flow(self, request: Request, flow: Flow) -> Flow:
+    def reply_flow(self, request: Request, flow: Flow, registration: Registration | None = None) -> Flow:
         """The flow of a response (digest A2): over UDP inside ESP from port_pc to port_us, whatever rport says.
 
-        Raises ParseError when a request in clear has no readable Via.
+        Over TCP the connection of the request; if that is gone, one of ours to port_us (RFC 3261 18.2.2). If the set of
+        the request is gone, the one its registration sends on now. Raises ParseError when a request in clear has no
+        readable Via.
         """
         if flow.interface is not Interface.GM_PROTECTED:
             return routing.clear_reply_flow(request, flow)
         sa_set = self.sa_set_of(flow)
-        if sa_set is None or flow.transport == "TCP":
+        if sa_set is None and registration is not None:
+            sa_set = self._registrar.sending_set(registration)
+        if sa_set is None:
             return flow
-        return flow._replace(local_port=sa_set.parameters.port_pc, remote_port=sa_set.parameters.port_us)
+        if flow.transport == "UDP":
+            return self.downlink(sa_set)
+        return flow if self._connections.get(sa_set) == flow else self.connection(sa_set)
+
+    def downlink(self, sa_set: SaSet) -> Flow:
+        """What we send inside a set over UDP, requests and responses alike: port_pc to port_us (digest A1 row 3)."""
+        ends = sa_set.parameters
+        return Flow("UDP", Interface.GM_PROTECTED, ends.pcscf, ends.port_pc, ends.ue, ends.port_us)
+
+    def connection(self, sa_set: SaSet) -> Flow:
+        """The TCP connection of a set: the one there is, else one that we open from port_pc to port_us (digest A2)."""
+        return self._connections.get(sa_set) or self.downlink(sa_set)._replace(transport="TCP")
+
+    def carried(self, flow: Flow, sa_set: SaSet) -> None:
+        """Something came over this connection of a set: the next thing we send may take it."""
+        self._connections[sa_set] = flow
+
+    def forget(self, sa_set: SaSet) -> None:
+        """A set is gone, and its connections with it."""
+        self._connections.pop(sa_set, None)
 
     def note(self, message: Request | Response, flow: Flow, sa_set: SaSet | None, *, incoming: bool) -> None:
         summary = message.method if isinstance(message, Request) else f"{message.status} {message.reason}"
@@ -160,12 +261,15 @@ class Signalling:
                         self._users[transaction].answered(response, transaction)
                 case TimedOut(transaction):
                     if sender := self._users.get(transaction):
-                        sender.unanswered(transaction, "no answer in time")
+                        sender.unanswered(transaction, NO_ANSWER)
                 case Failed(transaction):
                     if sender := self._users.get(transaction):
-                        sender.unanswered(transaction, "the next hop cannot be reached")
+                        sender.unanswered(transaction, UNREACHABLE)
                 case Ended(transaction):
-                    if ending := self._users.pop(transaction, None) or self._servers.pop(transaction, None):
+                    ending: TransactionUser | RequestUser | None = self._users.pop(transaction, None)
+                    if ending is None:
+                        ending = self._servers.pop(transaction, None)
+                    if ending is not None:  # a user without passages is false
                         ending.ended(transaction)
                 case Refused(request, from_flow):
                     self._turn.problem("too many transactions; 503", from_flow)
@@ -178,5 +282,10 @@ class Signalling:
         if sa_set is None and flow.interface is Interface.GM_PROTECTED:
             self._turn.problem("a reply has lost its SA; not sent", flow)
             return
-        self._turn.do(Send(data, flow, connect=flow.interface is Interface.MW))
+        connect = flow.interface is Interface.MW
+        if flow.transport == "TCP" and sa_set is not None:
+            connect = flow.local_port == sa_set.parameters.port_pc
+            if connect:
+                self._connections[sa_set] = flow
+        self._turn.do(Send(data, flow, connect=connect))
         self.note(message, flow, sa_set, incoming=False)

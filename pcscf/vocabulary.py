@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Interface(StrEnum):
     """Which side of the proxy a socket serves, and for Gm whether its port is a protected one."""
 
+    __hash__ = str.__hash__  # that of Enum is Python code, and flows and transactions are looked up by it
+
     GM = "gm"
     GM_PROTECTED = "gm-protected"
     MW = "mw"
@@ -85,12 +87,46 @@ class SecurityExpired(NamedTuple):
     ids: tuple[SaId, ...]
 
 
+class Query(NamedTuple):
+    """A host whose SIP servers are wanted (RFC 3263 4). Port 0 and transport "": nobody said."""
+
+    host: str
+    port: int = 0
+    transport: Literal["UDP", "TCP", ""] = ""
+
+    def __str__(self) -> str:
+        port = f":{self.port}" if self.port else ""
+        return f"{self.host}{port}{f'/{self.transport.lower()}' if self.transport else ''}"
+
+
+class Target(NamedTuple):
+    """One server of a host: the lowest priority is tried first, weights share the load within one (RFC 2782)."""
+
+    transport: Literal["UDP", "TCP"]
+    address: IPAddress
+    port: int
+    priority: int
+    weight: int
+
+
+class Resolved(NamedTuple):
+    """The answer to a `Resolve`: targets, or none and an `error` for people.
+
+    It is good for `ttl` seconds; 0 without targets: the DNS could not say.
+    """
+
+    query: Query
+    targets: tuple[Target, ...]
+    ttl: float
+    error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline the proxy asked for has come."""
 
 
-Event = Received | Malformed | FlowClosed | SecurityInstalled | SecurityRefused | SecurityExpired | Tick
+Event = Received | Malformed | FlowClosed | SecurityInstalled | SecurityRefused | SecurityExpired | Resolved | Tick
 
 
 # Actions
@@ -130,10 +166,16 @@ class CloseFlow(NamedTuple):
     flow: Flow
 
 
+class Resolve(NamedTuple):
+    """Ask the DNS for the SIP servers of a host, and answer with Resolved."""
+
+    query: Query
+
+
 class Note(NamedTuple):
     """Write this down; see `observe` for the kinds of record."""
 
     record: "Record"
 
 
-Action = Send | InstallSecurity | UpdateSecurity | RemoveSecurity | CloseFlow | Note
+Action = Send | InstallSecurity | UpdateSecurity | RemoveSecurity | CloseFlow | Resolve | Note

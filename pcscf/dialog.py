@@ -1,0 +1,121 @@
+"""The dialogs of the UEs: whose each is, and the way it must take through the core (TS 24.229 5.2.6, digest C7, C8).
+
+A dialog may serve a call and subscriptions at once (RFC 5057); it ends with the last of them.
+"""
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from pcscf.registration import Registration
+
+MOST_OF_ONE = 64
+"""Dialogs of one contact; a phone has a handful."""
+SPARE_DEADLINES = 64
+"""Deadlines of what has ended that may wait beside those of the living."""
+
+
+class DialogKey(NamedTuple):
+    """What names a dialog, from the UE's side (RFC 3261 12)."""
+
+    call_id: str
+    ue_tag: str
+    peer_tag: str
+
+
+class Usage(Enum):
+    """What a dialog is for (RFC 5057)."""
+
+    CALL = "call"
+    SUBSCRIPTION = "subscription"
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Dialog:
+    """One dialog of a contact."""
+
+    key: DialogKey
+    registration: Registration
+    route: tuple[str, ...]
+    """The route set beyond us toward the core, as Route values (RFC 3261 12.1)."""
+    usages: set[Usage] = field(default_factory=set)
+    early: bool = True
+    """No 2xx yet: it ends with its INVITE."""
+    expires: float = math.inf
+    """When a usage that is not refreshed ends."""
+
+
+class Dialogs:
+    """Every dialog of every contact."""
+
+    def __init__(self) -> None:
+        self._dialogs: dict[DialogKey, Dialog] = {}
+        self._of: dict[Registration, set[DialogKey]] = {}
+        self._deadlines: list[tuple[float, DialogKey]] = []
+
+    def __len__(self) -> int:
+        return len(self._dialogs)
+
+    def find(self, key: DialogKey) -> Dialog | None:
+        return self._dialogs.get(key)
+
+    def count(self, registration: Registration) -> int:
+        """How many dialogs a contact has."""
+        return len(self._of.get(registration, ()))
+
+    def open(self, key: DialogKey, registration: Registration, route: tuple[str, ...], usage: Usage) -> Dialog:
+        """The dialog of this name, made with this route set if it is new."""
+        dialog = self._dialogs.get(key)
+        if dialog is None:
+            dialog = self._dialogs[key] = Dialog(key=key, registration=registration, route=route)
+            self._of.setdefault(registration, set()).add(key)
+        dialog.usages.add(usage)
+        return dialog
+
+    def keep(self, dialog: Dialog, until: float) -> None:
+        """It ends then, unless it is kept again."""
+        dialog.expires = until
+        heapq.heappush(self._deadlines, (until, dialog.key))
+        if len(self._deadlines) > SPARE_DEADLINES + 2 * len(self._dialogs):
+            # Else a subscription that has ended would stay until the week it was granted is over.
+            self._deadlines[:] = {each for each in self._deadlines if self._ends(*each)}
+            heapq.heapify(self._deadlines)
+
+    def _ends(self, at: float, key: DialogKey) -> bool:
+        dialog = self._dialogs.get(key)
+        return dialog is not None and dialog.expires == at
+
+    def end(self, dialog: Dialog, usage: Usage) -> None:
+        """A usage is over; the dialog with its last."""
+        dialog.usages.discard(usage)
+        if not dialog.usages:
+            self.close(dialog)
+
+    def close(self, dialog: Dialog) -> None:
+        """Forget it, whatever it is used for."""
+        if self._dialogs.get(dialog.key) is not dialog:
+            return
+        del self._dialogs[dialog.key]
+        keys = self._of[dialog.registration]
+        keys.discard(dialog.key)
+        if not keys:
+            del self._of[dialog.registration]
+
+    def close_all(self, registration: Registration) -> None:
+        """The contact is gone: its dialogs are forgotten without a word (TS 24.229 5.2.8.1.4)."""
+        for key in tuple(self._of.get(registration, ())):
+            self.close(self._dialogs[key])
+
+    @property
+    def deadline(self) -> float | None:
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expire(self, now: float) -> None:
+        """Forget what was not refreshed."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, key = heapq.heappop(self._deadlines)
+            dialog = self._dialogs.get(key)
+            if dialog is not None and dialog.expires <= now:
+                self.close(dialog)

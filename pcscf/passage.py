@@ -1,0 +1,107 @@
+"""What originating and terminating requests have in common on their way through us: own URIs, tags, refusals, a plan.
+
+The plan of a request says what it becomes and what its responses become; `relay` carries it out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+
+from pcscf.dialog import Dialog
+from pcscf.registration import Registration
+from pcscf.routing import CoreSide
+from pcscf.sip.fields import parse_name_addr
+from pcscf.sip.message import Header, Message, Request, Response
+from pcscf.sip.parse import ParseError
+from pcscf.sip.uri import Uri, parse_uri
+from pcscf.vocabulary import Flow
+from xfrm.model import IPAddress, PortRange, bracketed
+
+DIALOG_FORMING = frozenset({"INVITE", "SUBSCRIBE", "REFER"})
+METHODS = "INVITE, ACK, CANCEL, BYE, PRACK, UPDATE, INFO, MESSAGE, OPTIONS, SUBSCRIBE, NOTIFY, PUBLISH, REFER, REGISTER"
+
+
+class Refusal(Exception):
+    """A request goes no further; `status` is the answer, `headers` go into it, `str` is for people."""
+
+    def __init__(self, status: int, why: str, headers: Sequence[Header] = (), body: bytes = b"") -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = tuple(headers)
+        self.body = body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """Where we are: what we call ourselves toward the UEs and toward the core."""
+
+    core: CoreSide
+    gm: tuple[IPAddress, ...]
+    gm_port: int
+    ports_ps: PortRange
+    mw: tuple[IPAddress, ...]
+
+    def is_gm(self, uri: Uri) -> bool:
+        """Whether a URI is one of ours toward the UEs, on any listener (field trap 35)."""
+        port = uri.port or 5060
+        return (port in self.ports_ps or port == self.gm_port) and _host_in(uri.host, self.gm)
+
+    def is_mw(self, uri: Uri) -> bool:
+        """Whether a URI is ours toward the core."""
+        return (uri.port or 5060) == self.core.port and _host_in(uri.host, self.mw)
+
+
+@lru_cache(maxsize=1024)
+def _host_in(host: str, addresses: tuple[IPAddress, ...]) -> bool:
+    try:
+        return ip_address(host) in addresses
+    except ValueError:
+        return False
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Plan:
+    """What to do with one request."""
+
+    registration: Registration
+    build: Callable[[Flow, str], Request]
+    """The request as it goes that way, with that branch."""
+    back: Callable[[Response], Response]
+    """A response as it goes back."""
+    ways: Callable[[Callable[[list[Flow]], None]], None]
+    """Where it may go: calls with the ways, the best first, now or later."""
+    dialog: Dialog | None = None
+    """The dialog it belongs to; None if it begins one or stands alone."""
+    route_of: Callable[[Response], tuple[str, ...]] = lambda response: ()
+    """The route set beyond us of a dialog that a response makes."""
+
+
+@lru_cache(maxsize=4096)
+def route_uri(value: str) -> Uri:
+    """The URI of a Route, Record-Route or Service-Route value. Raises ParseError. Kept: phones say the same again."""
+    return parse_uri(parse_name_addr(value).uri)
+
+
+def tag_of(message: Message, name: str) -> str:
+    """The tag of From or To, "" without. Raises ParseError."""
+    return parse_name_addr(message.first(name) or "").param("tag") or ""
+
+
+def has_privacy(message: Message, kind: str) -> bool:
+    """Whether Privacy asks for this kind (RFC 3323 4.2: kinds are separated by semicolons)."""
+    value = message.first("privacy")
+    return value is not None and kind in [each.strip().lower() for each in value.split(";")]
+
+
+def host_of(address: IPAddress, port: int) -> str:
+    return f"{bracketed(address)}:{port}"
+
+
+def readable(value: str) -> bool:
+    """Whether a name-addr and its URI can be read."""
+    try:
+        parse_uri(parse_name_addr(value).uri)
+    except ParseError:
+        return False
+    return True

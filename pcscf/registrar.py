@@ -1,0 +1,527 @@
+"""Keeps registrations and their sets: which SPIs and ports are taken, which set a message belongs to, when one ends.
+
+The life of a set is the table in `registration` (TS 33.203 7.4); here it takes its steps. What is said about it in
+SIP is `register`'s; installing is the server's.
+"""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import assert_never
+
+from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
+from pcscf.registration import (
+    ESTABLISHED,
+    MOST_SETS,
+    SET_LIFE,
+    UNPROVEN,
+    Binding,
+    ContactKey,
+    Effect,
+    Registration,
+    SaSet,
+    SetState,
+)
+from pcscf.security import AgreementError, Chosen, Parameters, Proposal
+from pcscf.sip.fields import parse_name_addr
+from pcscf.sip.parse import ParseError
+from pcscf.sip.transaction import GM_TIMERS
+from pcscf.sip.uri import parse_uri, same_uri
+from pcscf.turn import Turn
+from pcscf.vocabulary import CloseFlow, Flow, Interface, RemoveSecurity, UpdateSecurity
+from xfrm.model import IPAddress, PortRange, SaId
+
+LOWEST_OWN_SPI = 1_000_000_000
+"""Ten digits always, for parsers that insist on the grammar of TS 33.203 Annex H."""
+SPI_QUARANTINE = 300.0
+"""Seconds before a freed SPI may serve again."""
+BACKSTOP = 60
+"""Seconds by which the kernel's hard lifetime outlasts the core's timer: a killed process leaks nothing for long."""
+EXPIRY_MARGIN = 30
+"""Seconds a set outlives its registration (TS 24.229 5.2.2)."""
+TEMP_LIFETIME = 240
+"""reg-await-auth, 4 minutes (TS 24.229 7.8)."""
+SPARE_ALARMS = 64
+"""Alarms of what is gone that may wait beside those of the living."""
+NEAR_ITS_END = 10.0
+"""Seconds before the end of the set in use at which a new one takes over unasked (TS 33.203 7.4.2a)."""
+
+
+class Registrar:
+    """Every registration and set of one proxy, and the SPIs and ports they occupy."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        *,
+        ports_ps: PortRange,
+        ports_pc: PortRange,
+        pending_per_source: int,
+        drain: float = GM_TIMERS.timeout,
+    ) -> None:
+        self.drain = drain
+        """Seconds an old set lives on for pending transactions: 64*T1 (TS 24.229 5.2.2)."""
+        self._turn = turn
+        self.ports_ps = ports_ps
+        self.ports_pc = ports_pc
+        self.pending_per_source = pending_per_source
+        self.on_set_gone: Callable[[SaSet], None] = lambda sa_set: None
+        self.on_ended: Callable[[Registration], None] = lambda registration: None
+        """Told of a contact that is registered no more."""
+        self._registrations: dict[ContactKey, Registration] = {}
+        self._by_token: dict[str, Registration] = {}
+        self._by_impi: dict[str, list[Registration]] = {}
+        self._by_clear: dict[Flow, Registration] = {}
+        self._by_ports: dict[tuple[IPAddress, int, int], SaSet] = {}
+        self._by_id: dict[int, SaSet] = {}
+        self._by_sa: dict[SaId, SaSet] = {}
+        self._own_spis: set[int] = set()
+        self._freed: deque[tuple[float, int]] = deque()
+        self._unproven: dict[IPAddress, dict[int, SaSet]] = {}
+        self._last_set = 0
+        self._deadlines: list[tuple[float, int, SaSet | Registration]] = []
+        self._watched = 0
+
+    def __iter__(self) -> Iterator[Registration]:
+        return iter(tuple(self._registrations.values()))
+
+    def __len__(self) -> int:
+        return len(self._registrations)
+
+    def find(self, key: ContactKey) -> Registration | None:
+        return self._registrations.get(key)
+
+    def of_user(self, impi: str) -> tuple[Registration, ...]:
+        """Every contact of a user."""
+        return tuple(self._by_impi.get(impi, ()))
+
+    def by_token(self, token: str) -> Registration | None:
+        """The contact whose Path or Record-Route has this token."""
+        return self._by_token.get(token)
+
+    def in_clear(self, flow: Flow) -> Registration | None:
+        """The contact that was admitted without IPsec and talks from there."""
+        return self._by_clear.get(flow)
+
+    def obtain(self, key: ContactKey, path_token: str) -> Registration:
+        """The registration of a contact, made with that token if it is new."""
+        found = self._registrations.get(key)
+        if found is None:
+            found = self._registrations[key] = Registration(key=key, path_token=path_token)
+            self._by_token[path_token] = found
+            self._by_impi.setdefault(key.impi, []).append(found)
+        return found
+
+    def forget_if_idle(self, registration: Registration) -> None:
+        """Drop a registration that has no set and is not registered."""
+        if (
+            registration.sets
+            or registration.registered
+            or self._registrations.get(registration.key) is not registration
+        ):
+            return
+        registration.alarm = math.inf
+        del self._registrations[registration.key]
+        del self._by_token[registration.path_token]
+        self.admit_in_clear(registration, None)
+        others = self._by_impi[registration.key.impi]
+        others.remove(registration)
+        if not others:
+            del self._by_impi[registration.key.impi]
+
+    def admit_in_clear(self, registration: Registration, flow: Flow | None) -> None:
+        """Let a contact without IPsec talk from this flow, and from no other; None: from none."""
+        if registration.clear is not None and self._by_clear.get(registration.clear) is registration:
+            del self._by_clear[registration.clear]
+        registration.clear = flow
+        if flow is not None:
+            self._by_clear[flow] = registration
+
+    def welcome(self, flow: Flow) -> bool:
+        """Let a UE that is not registered make emergency requests from a flow; False where too many do (digest C10)."""
+        guests = [each for each in self._by_impi.get("", ()) if each.key.address == flow.remote]
+        if len(guests) >= self.pending_per_source:
+            return False
+        self.admit_in_clear(self.obtain(ContactKey("", flow.remote, str(flow)), f"sos-{self._turn.token(8)}"), flow)
+        return True
+
+    def moved_from(self, registration: Registration) -> list[Registration]:
+        """Registrations of the same user and instance at other addresses (TS 33.203 7.5: the UE moved)."""
+        key = registration.key
+        if not key.instance:
+            return []
+        others = self._by_impi.get(key.impi, ())
+        return [each for each in others if each is not registration and each.key.instance == key.instance]
+
+    def at_ports(self, ue: IPAddress, ue_port: int, own_port: int) -> SaSet | None:
+        """The set of a protected message (TS 33.203 7.1: by UE address, UE port and our port)."""
+        return self._by_ports.get((ue, ue_port, own_port))
+
+    def by_id(self, set_id: int) -> SaSet | None:
+        return self._by_id.get(set_id)
+
+    def by_sa(self, sa_id: SaId) -> SaSet | None:
+        return self._by_sa.get(sa_id)
+
+    def crowded_out(self, source: IPAddress) -> SaSet | None:
+        """The oldest unanswered challenge of an address that holds as many as it may, to make room for the next."""
+        waiting = self._unproven.get(source)
+        if waiting is None or len(waiting) < self.pending_per_source:
+            return None
+        return next((each for each in waiting.values() if not each.answering), None)
+
+    def check_ports(self, key: ContactKey, proposal: Proposal, *, strict: bool) -> None:
+        """The UE's client port may not be that of an established SA of another user (TS 33.203 7.1 rule 3).
+
+        An unanswered challenge keeps nobody away: it may be forged, and there is another port_ps for who comes next.
+        `strict`: nor that of an established SA of its own, as the rule has it to the letter; a phone that comes back
+        with its static ports is then refused until its old SAs end. Raises AgreementError(403).
+        """
+        for own_port in self.ports_ps:
+            holder = self._by_ports.get((key.address, proposal.port_uc, own_port))
+            if holder is None or holder.state not in ESTABLISHED:
+                continue
+            if holder.registration.key.impi != key.impi:
+                raise AgreementError(
+                    403, f"{key.address} port {proposal.port_uc} belongs to an SA of another user (TS 33.203 7.1)"
+                )
+            if strict:
+                raise AgreementError(
+                    403, f"{key.address} port {proposal.port_uc} belongs to an SA that is in use (sa_conflict = strict)"
+                )
+
+    def parameters_for(self, key: ContactKey, proposal: Proposal, pcscf: IPAddress) -> Parameters:
+        """Pick ports and SPIs for a new set (TS 33.203 7.1, 7.2). The previous unproven set must be gone already.
+
+        Equal selectors never live side by side: port_pc rotates, and a UE that comes back with the port_uc of a set
+        that is still alive (static ports after a reboot) gets the next port_ps, so that the old set stays untouched
+        until the UE has proven itself. Raises AgreementError.
+        """
+        ue = key.address
+        self.check_ports(key, proposal, strict=False)
+        self._make_room(ue, proposal)
+        for spi in (proposal.spi_uc, proposal.spi_us):
+            if SaId(ue, spi) in self._by_sa:
+                raise AgreementError(503, f"SPI {spi} of {ue} is in use by an earlier SA; offer another")
+        port_ps = self._next_port_ps(key, proposal.port_uc)
+        port_pc = self._next_port_pc(key, proposal.port_us)
+        if port_ps is None or port_pc is None:
+            raise AgreementError(503, f"no free protected port toward {ue} port {proposal.port_us}")
+        avoid = {proposal.spi_uc, proposal.spi_us}
+        spi_pc = self._fresh_spi(avoid)
+        spi_ps = self._fresh_spi(avoid | {spi_pc})
+        return Parameters(
+            ue=ue,
+            pcscf=pcscf,
+            port_uc=proposal.port_uc,
+            port_us=proposal.port_us,
+            port_pc=port_pc,
+            port_ps=port_ps,
+            spi_uc=proposal.spi_uc,
+            spi_us=proposal.spi_us,
+            spi_pc=spi_pc,
+            spi_ps=spi_ps,
+        )
+
+    def _make_room(self, ue: IPAddress, proposal: Proposal) -> None:
+        """Challenges nobody has answered give way: whoever forges them with a phone's numbers cannot keep it out."""
+        holders = [self._by_sa.get(SaId(ue, spi)) for spi in (proposal.spi_uc, proposal.spi_us)]
+        at_ports = [self._by_ports.get((ue, proposal.port_uc, port)) for port in self.ports_ps]
+        if None not in at_ports:
+            holders += at_ports
+        for each in holders:
+            if each is not None and each.state is SetState.TEMP and not each.answering:
+                self.step(each, SetEvent.SUPERSEDED, "a newer challenge has the same numbers")
+
+    def _next_port_ps(self, key: ContactKey, port_uc: int) -> int | None:
+        """The port_ps this contact has already (TS 33.203 7.1: fixed while it is registered), else the first."""
+        registration = self._registrations.get(key)
+        latest = registration.latest if registration else None
+        choices = list(self.ports_ps)
+        if latest is not None:
+            choices.sort(key=lambda port: port != latest.parameters.port_ps)
+        return next((port for port in choices if (key.address, port_uc, port) not in self._by_ports), None)
+
+    def _next_port_pc(self, key: ContactKey, port_us: int) -> int | None:
+        count, first = self.ports_pc.count, self.ports_pc.first
+        registration = self._registrations.get(key)
+        start = registration.last_port_pc + 1 - first if registration and registration.last_port_pc else 0
+        for step in range(count):
+            port = first + (start + step) % count
+            if (key.address, port_us, port) not in self._by_ports:
+                return port
+        return None
+
+    def _fresh_spi(self, avoid: set[int]) -> int:
+        while self._freed and self._freed[0][0] <= self._turn.now:
+            self._own_spis.discard(self._freed.popleft()[1])
+        while True:
+            spi = int.from_bytes(self._turn.random_octets(4), "big")
+            if spi >= LOWEST_OWN_SPI and spi not in self._own_spis and spi not in avoid:
+                return spi
+
+    def add(
+        self,
+        registration: Registration,
+        *,
+        parameters: Parameters,
+        chosen: Chosen,
+        proposal: Proposal,
+        security_server: str,
+        impu: str,
+        nonce: str,
+        expires: float,
+        began_on: SaSet | None,
+    ) -> SaSet:
+        """Enter a new set in state PENDING; from here on its SPIs and ports are taken.
+
+        A contact has no more than MOST_SETS: the oldest that nothing needs makes room.
+        """
+        spare = [each for each in registration.sets if each is not began_on and each is not registration.in_use]
+        for each in spare[: max(0, len(registration.sets) + 1 - MOST_SETS)]:
+            self.step(each, SetEvent.SUPERSEDED, "too many sets of one contact")
+        self._last_set += 1
+        made = SaSet(
+            id=self._last_set,
+            registration=registration,
+            state=SetState.PENDING,
+            parameters=parameters,
+            chosen=chosen,
+            proposal=proposal,
+            security_server=security_server,
+            impu=impu,
+            nonce=nonce,
+            expires=expires,
+            began_on=began_on,
+        )
+        registration.sets.append(made)
+        registration.last_port_pc = parameters.port_pc
+        self._by_id[made.id] = made
+        self._by_ports[parameters.ue, parameters.port_uc, parameters.port_ps] = made
+        self._by_ports[parameters.ue, parameters.port_us, parameters.port_pc] = made
+        self._by_sa.update(dict.fromkeys(made.ids, made))
+        self._own_spis.update((parameters.spi_pc, parameters.spi_ps))
+        self._unproven.setdefault(parameters.ue, {})[made.id] = made
+        self.watch(made)
+        return made
+
+    def step(self, sa_set: SaSet, event: SetEvent, detail: str = "", *, linger: float = 0.0) -> None:
+        """Let a set take a step of SET_LIFE and carry out its effects; an event without a row does nothing.
+
+        `linger`: seconds that a CLOSING set stays, the timer J of the transaction that was its last.
+        """
+        row = SET_LIFE[sa_set.state].get(event)
+        if row is None:
+            return
+        was = sa_set.state
+        sa_set.state, effects = row
+        registration = sa_set.registration
+        if sa_set.state not in UNPROVEN:
+            waiting = self._unproven.get(sa_set.parameters.ue)
+            if waiting is not None and waiting.pop(sa_set.id, None) is not None and not waiting:
+                del self._unproven[sa_set.parameters.ue]
+        self._turn.note(
+            SetChanged(
+                at=self._turn.now,
+                impi=registration.key.impi,
+                ue=registration.key.address,
+                set_id=sa_set.id,
+                event=event,
+                state=sa_set.state.value,
+                spis=sa_set.spis,
+                detail=detail,
+            )
+        )
+        for effect in effects:
+            self._apply(effect, sa_set, linger=linger, was=was)
+        if sa_set.state is SetState.GONE:
+            self._drop(sa_set)
+            if was is SetState.ACTIVE and (successor := registration.latest) is not None:
+                self.step(successor, SetEvent.USED, "the set in use has ended")
+            if registration.registered and not registration.sets and registration.clear is None:
+                self.unregister(registration, "its last set of SAs is gone")
+            self.forget_if_idle(registration)
+
+    def _apply(self, effect: Effect, sa_set: SaSet, *, linger: float, was: SetState) -> None:
+        registration = sa_set.registration
+        match effect:
+            case Effect.REMOVE:
+                self._remove(sa_set)
+            case Effect.EXTEND:
+                # Its own expiry does not count while it was temporary; a proven one is never cut short.
+                proven = [
+                    each.expires
+                    for each in registration.sets
+                    if each.state in ESTABLISHED and (each is not sa_set or was in ESTABLISHED)
+                ]
+                self._let_live(sa_set, max([registration.expires + EXPIRY_MARGIN, *proven]))
+            case Effect.REPLACE | Effect.SUCCEED:
+                keep = (sa_set, sa_set.began_on if effect is Effect.SUCCEED else None)
+                for other in tuple(registration.sets):
+                    if other not in keep:
+                        self.step(other, SetEvent.SUPERSEDED, "a newer set took over")
+            case Effect.TAKE_OVER:
+                for other in tuple(registration.sets):
+                    if other is not sa_set:
+                        self.step(other, SetEvent.RETIRED, "the UE uses the new set")
+            case Effect.DRAIN:
+                self._let_live(sa_set, min(sa_set.expires, self._turn.now + self.drain))
+                self.watch(sa_set)
+            case Effect.LINGER:
+                sa_set.expires = min(sa_set.expires, self._turn.now + linger)
+                self.watch(sa_set)
+            case _:
+                assert_never(effect)
+
+    def _let_live(self, sa_set: SaSet, until: float) -> None:
+        sa_set.expires = until
+        self._turn.do(UpdateSecurity(sa_set.ids, max(0, int(until - self._turn.now)) + BACKSTOP))
+
+    def sending_set(self, registration: Registration) -> SaSet | None:
+        """The set for what we send now; a new one takes over when the one in use is about to end (digest A8)."""
+        in_use = registration.in_use
+        if in_use is not None and in_use.expires - self._turn.now < NEAR_ITS_END:
+            latest = registration.latest
+            if latest is not None and latest.state is SetState.NEW:
+                self.step(latest, SetEvent.USED, "the set in use is about to end")
+                return latest
+        return in_use
+
+    def bind(self, registration: Registration, impu: str, binding: Binding) -> None:
+        """The contact is registered with this identity."""
+        registration.bindings[impu] = binding
+        _identify(registration)
+        self.watch(registration)
+        detail = f"{impu} for {round(binding.expires - self._turn.now)} s"
+        impi = registration.key.impi
+        self._turn.note(RegistrationChanged(at=self._turn.now, impi=impi, registered=True, detail=detail))
+
+    def unbind(self, registration: Registration, identity: str, why: str) -> bool:
+        """End an identity and those that were registered along with it. True if it was the last (TS 24.229 5.2.5).
+
+        The sets are left as they are: they end by their own steps.
+        """
+        gone = [impu for impu, each in registration.bindings.items() if names(identity, (impu, *each.associated_uris))]
+        for impu in gone:
+            del registration.bindings[impu]
+        _identify(registration)
+        if not gone or registration.bindings:
+            return False
+        self._tell_end(registration, why)
+        return True
+
+    def withdraw(self, registration: Registration, identity: str, why: str) -> bool:
+        """End one identity and leave those that were registered along with it. True if it was the last (digest C5)."""
+        for impu, each in tuple(registration.bindings.items()):
+            left = tuple(value for value in each.associated_uris if not names(identity, (value,)))
+            if len(left) == len(each.associated_uris):
+                continue
+            if left:
+                registration.bindings[impu] = replace(each, associated_uris=left)
+            else:
+                del registration.bindings[impu]
+        was_registered = bool(registration.associated_uris)
+        _identify(registration)
+        if not was_registered or registration.bindings:
+            return False
+        self._tell_end(registration, why)
+        return True
+
+    def shorten(self, registration: Registration, identity: str, seconds: int) -> None:
+        """The core wants the UE to authenticate again before then; the sets live on (digest C5 `shortened`)."""
+        for impu, each in tuple(registration.bindings.items()):
+            if names(identity, (impu, *each.associated_uris)) and self._turn.now + seconds < each.expires:
+                self.bind(registration, impu, replace(each, expires=self._turn.now + seconds))
+
+    def unregister(self, registration: Registration, why: str) -> None:
+        """The contact is registered no more; its sets end by their own steps."""
+        if registration.bindings:
+            registration.bindings.clear()
+            _identify(registration)
+            self._tell_end(registration, why)
+        self.forget_if_idle(registration)
+
+    def _tell_end(self, registration: Registration, why: str) -> None:
+        impi = registration.key.impi
+        self._turn.note(RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why))
+        self.on_ended(registration)
+
+    @property
+    def deadline(self) -> float | None:
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def watch(self, subject: SaSet | Registration) -> None:
+        """Look at it when it is due; one that has been given more time until then is looked at again.
+
+        One alarm each: a refresh does not add another (field trap 22).
+        """
+        due = subject.expires
+        if isinstance(subject, Registration):
+            due = min(each.expires for each in subject.bindings.values())
+        if due < subject.alarm:
+            subject.alarm = due
+            self._watched += 1
+            heapq.heappush(self._deadlines, (due, self._watched, subject))
+            if len(self._deadlines) > SPARE_ALARMS + 2 * (len(self._by_id) + len(self._registrations)):
+                # Else what has ended would stay until the week it was granted is over.
+                self._deadlines[:] = [each for each in self._deadlines if each[0] == each[2].alarm]
+                heapq.heapify(self._deadlines)
+
+    def expire(self) -> None:
+        """End what is due."""
+        heap = self._deadlines
+        now = self._turn.now
+        while heap and heap[0][0] <= now:
+            at, _, subject = heapq.heappop(heap)
+            if at != subject.alarm:
+                continue  # an earlier alarm took its place
+            subject.alarm = math.inf
+            if isinstance(subject, SaSet):
+                if subject.state is SetState.GONE:
+                    continue
+                if subject.expires > now:
+                    self.watch(subject)
+                    continue
+                self.step(subject, SetEvent.DRAINED if subject.state is SetState.CLOSING else SetEvent.EXPIRED)
+            elif subject.registered:
+                for impu in [impu for impu, each in subject.bindings.items() if each.expires <= now]:
+                    self.unbind(subject, impu, "the registration expired")
+                if subject.registered:
+                    self.watch(subject)
+                self.forget_if_idle(subject)
+
+    def _remove(self, sa_set: SaSet) -> None:
+        ends = sa_set.parameters
+        for own_port, ue_port in ((ends.port_ps, ends.port_uc), (ends.port_pc, ends.port_us)):
+            self._turn.do(CloseFlow(Flow("TCP", Interface.GM_PROTECTED, ends.pcscf, own_port, ends.ue, ue_port)))
+        self._turn.do(RemoveSecurity(sa_set.ids))
+
+    def _drop(self, sa_set: SaSet) -> None:
+        ends = sa_set.parameters
+        self.on_set_gone(sa_set)
+        sa_set.alarm = math.inf
+        sa_set.registration.sets.remove(sa_set)
+        del self._by_id[sa_set.id]
+        del self._by_ports[ends.ue, ends.port_uc, ends.port_ps]
+        del self._by_ports[ends.ue, ends.port_us, ends.port_pc]
+        for sa_id in sa_set.ids:
+            del self._by_sa[sa_id]
+        for spi in (ends.spi_pc, ends.spi_ps):
+            self._freed.append((self._turn.now + SPI_QUARANTINE, spi))
+
+
+def _identify(registration: Registration) -> None:
+    """Its bindings have changed: so have the identities it may use."""
+    values = (value for each in registration.bindings.values() for value in each.associated_uris)
+    registration.associated_uris = tuple(dict.fromkeys(values))
+
+
+def names(identity: str, values: tuple[str, ...]) -> bool:
+    """Whether one of these name-addrs or URIs is that URI (RFC 3261 19.1.4). What cannot be read names nobody."""
+    try:
+        wanted = parse_uri(identity)
+        return any(same_uri(wanted, parse_uri(parse_name_addr(value).uri)) for value in values)
+    except ParseError:
+        return identity in values
