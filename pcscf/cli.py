@@ -20,6 +20,7 @@ from pcscf import PcscfError
 from pcscf.lab import commands as lab
 
 if TYPE_CHECKING:
+    from pcscf.admin.views import Hops
     from pcscf.config import Config
 
 DEFAULT_CONFIG = Path("config/pcscf.toml")
@@ -35,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         "  pcscf lab                            try everything on this machine\n"
         "  pcscf doctor -c config/pcscf.toml    what is missing here to run it\n"
         "  pcscf run -c config/pcscf.toml       run the P-CSCF\n"
-        "  pcscf sa                             the SAs of the one that runs",
+        "  pcscf sa                             the SAs of the one that runs\n"
+        "  pcscf hops                           its next hops toward the core",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"pcscf {version('pcscf')}")
@@ -72,12 +74,22 @@ def parser() -> argparse.ArgumentParser:
         "show the live SAs with their counters",
         "pcscf sa\n  pcscf sa --control lab/control.sock --json",
     )
-    _configuration(sa)
-    sa.add_argument(
-        "--control", type=Path, metavar="SOCKET", help="control socket (default: that of the configuration)"
-    )
+    _control(sa)
     _json(sa)
     sa.set_defaults(command=_sa)
+
+    hops = _command(
+        commands,
+        "hops",
+        "show the next hops toward the core and their state; take one out of use",
+        "pcscf hops\n  pcscf hops --disable 10.46.0.2:5060/udp",
+    )
+    _control(hops)
+    switch = hops.add_mutually_exclusive_group()
+    switch.add_argument("--disable", metavar="HOP", help="send nothing there any more until it is enabled")
+    switch.add_argument("--enable", metavar="HOP", help="use it again")
+    _json(hops)
+    hops.set_defaults(command=_hops)
 
     lab.add_commands(commands)
     return made
@@ -97,6 +109,13 @@ def _command(commands: Any, name: str, purpose: str, examples: str) -> argparse.
 def _configuration(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-c", "--config", type=Path, metavar="FILE", default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}"
+    )
+
+
+def _control(command: argparse.ArgumentParser) -> None:
+    _configuration(command)
+    command.add_argument(
+        "--control", type=Path, metavar="SOCKET", help="control socket (default: that of the configuration)"
     )
 
 
@@ -161,7 +180,9 @@ async def _serve(config: "Config") -> None:
         for address in config.gm.addresses:
             ports = f"{config.gm.port}, protected {config.ipsec.ports_ps} and {config.ipsec.ports_pc}"
             log.info("Gm: %s ports %s", address, ports)
-        log.info("Mw: %s port %s, next hop %s", config.mw.address, config.mw.port, config.mw.next_hop)
+        for address in config.mw.addresses:
+            log.info("Mw: %s port %s", address, config.mw.port)
+        log.info("next hops: %s", ", ".join(each.uri for each in config.mw.next_hops))
         log.info("ready")
         await stop.wait()
     finally:
@@ -239,4 +260,38 @@ def _sa(options: argparse.Namespace) -> int:
         left = "" if first.expires_in is None else f", {first.expires_in:.0f} s left"
         console.print(f"{chr(10) * bool(place)}[bold]{first.impi}[/]  {ue}  set {first.set_id} {first.state}{left}")
         console.print(sa_table(four))
+    return 0
+
+
+def _hops(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pcscf.admin.control import ControlClient
+    from pcscf.admin.tables import hop_table
+    from pcscf.config import load
+
+    client = ControlClient(options.control or load(options.config).control)
+
+    async def ask() -> "Hops":
+        if name := options.disable or options.enable:
+            await client.switch_hop(name, enabled=options.disable is None)
+        return await client.hops()
+
+    found = asyncio.run(ask())
+    if options.json:
+        print(found.model_dump_json(indent=2))
+        return 0
+    console = Console(highlight=False, soft_wrap=True)
+    if found.hops:
+        console.print(hop_table(found.hops))
+    for hop in filter(lambda each: each.words, found.hops):
+        console.print(f"{hop.name} is {hop.state} for {hop.since:.0f} s: {hop.words}", markup=False)
+    for name in found.names:
+        servers = ", ".join(name.servers) or "no servers"
+        error = f"{name.error}; " if name.error else ""
+        console.print(
+            f"{name.name}: {error}{servers}; not asked again for {max(0.0, name.expires_in):.0f} s", markup=False
+        )
+    if not found.hops and not found.names:
+        print("no next hop is known yet: nothing has been sent to the core")
     return 0

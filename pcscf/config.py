@@ -4,7 +4,7 @@ An override is `PCSCF_` and the path with double underscores: `PCSCF_IPSEC__BACK
 Every refusal names the field, the value and what is wrong with it.
 """
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -25,14 +25,18 @@ from pydantic_settings import (
 )
 
 from pcscf import PcscfError, tomlfile
+from pcscf.emergency import EmergencyMode, EmergencySettings
+from pcscf.nexthop import ConfiguredHop, HopSettings, Transport, read_uri
+from pcscf.originating import OriginatingSettings
+from pcscf.passage import Sides
 from pcscf.proxy import Settings
-from pcscf.register import RegisterSettings
-from pcscf.registration import TEMP_LIFETIME
+from pcscf.register import RegisterSettings, Without
+from pcscf.registrar import TEMP_LIFETIME
 from pcscf.routing import CoreSide
-from pcscf.vocabulary import Flow, Interface
+from pcscf.sip.transaction import GM_TIMERS, TimerProfile
 from xfrm.algorithms import Encryption, Integrity, Pair
 from xfrm.backend import BackendName
-from xfrm.model import IPAddress, PortRange, bracketed
+from xfrm.model import IPAddress, PortRange
 
 PORTS_PS = 2
 """port_ps and its alternate, for a UE that comes back with the ports of a set that is still alive."""
@@ -69,6 +73,8 @@ def _address(value: Any) -> IPAddress:
 
 Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address), PlainSerializer(str)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Rank = Annotated[int, Field(ge=0, le=65535)]
+"""Priority and weight, as in an SRV record (RFC 2782)."""
 
 
 def _pair(value: Any) -> Pair:
@@ -94,6 +100,15 @@ class Gm(Part):
 
     addresses: Annotated[tuple[Address, ...], Field(min_length=1)]
     port: Port = 5060
+    clear: Literal["403", "silence"] = "403"
+    wrong_route: Literal["refuse", "correct"] = "refuse"
+    t1: Annotated[float, Field(ge=0.1, le=2)] = GM_TIMERS.t1
+
+    @property
+    def timers(self) -> TimerProfile:
+        """The SIP timers of Gm; T2 and T4 keep their ratio to T1 (TS 24.229 7.7)."""
+        scale = self.t1 / GM_TIMERS.t1
+        return TimerProfile(t1=self.t1, t2=GM_TIMERS.t2 * scale, t4=GM_TIMERS.t4 * scale)
 
     @field_validator("addresses")
     @classmethod
@@ -101,6 +116,24 @@ class Gm(Part):
         if len(set(addresses)) != len(addresses):
             raise ValueError("an address is listed twice")
         return addresses
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError as error:
+        words = str(error) if "host bits" in str(error) else "not a network; write for example 10.45.9.0/24"
+        raise ValueError(words) from error
+
+
+NetworkText = Annotated[IPv4Network | IPv6Network, PlainValidator(_network), PlainSerializer(str)]
+
+
+class NetworkWithout(Part):
+    """What a REGISTER without Security-Client from one network gets."""
+
+    network: NetworkText
+    without: Without
 
 
 class Ipsec(Part):
@@ -117,7 +150,9 @@ class Ipsec(Part):
     port_ps: Port = 5100
     port_pc: Port = 5104
     port_pc_count: int = 8
-    without: Literal["refuse", "admit"] = "refuse"
+    sa_conflict: Literal["replace", "strict"] = "replace"
+    without: Without = Without.REFUSE
+    networks: tuple[NetworkWithout, ...] = ()
     temp_lifetime: Annotated[int, Field(ge=1, le=3600)] = TEMP_LIFETIME
 
     @property
@@ -157,20 +192,106 @@ class Ipsec(Part):
         return self
 
 
+class NextHop(Part):
+    """An entry point of the home network: an address, or a name that the DNS knows servers of (RFC 3263)."""
+
+    uri: str
+    priority: Rank = 1
+    weight: Rank = 1
+
+    @field_validator("uri")
+    @classmethod
+    def readable(cls, uri: str) -> str:
+        if not uri.lower().startswith(("sip:", "sips:")):
+            raise ValueError("not a SIP URI; write for example sip:10.46.0.2:5060 or sip:ims.example;transport=tcp")
+        query = read_uri(uri, "UDP")
+        if query.host.rpartition(".")[2].isdigit():
+            try:
+                _address(query.host)
+            except ValueError as error:
+                raise ValueError(f"{query.host} is neither a name nor an address of a host") from error
+        return uri
+
+
 class Mw(Part):
     """The side of the core."""
 
-    address: Address
+    addresses: Annotated[tuple[Address, ...], Field(min_length=1, max_length=2)]
     port: Port = 5060
     transport: Literal["udp", "tcp"] = "udp"
-    next_hop: Address
-    next_hop_port: Port = 5060
+    probe_interval: Annotated[float, Field(ge=0, le=3600)] = 30
+    nameservers: tuple[IPv4Address | IPv6Address, ...] = ()
+    peers: tuple[NetworkText, ...] = ()
+    next_hops: Annotated[tuple[NextHop, ...], Field(min_length=1, max_length=64)]
+
+    @field_validator("addresses")
+    @classmethod
+    def one_of_a_family(cls, addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
+        if len({address.version for address in addresses}) != len(addresses):
+            raise ValueError("two addresses of one family; the core is to know us by one of each")
+        return addresses
+
+    @field_validator("probe_interval")
+    @classmethod
+    def no_flood(cls, interval: float) -> float:
+        if 0 < interval < 1:
+            raise ValueError("at least 1 second, or 0 for no probing")
+        return interval
 
     @model_validator(mode="after")
-    def one_family(self) -> Self:
-        if self.address.version != self.next_hop.version:
-            raise ValueError(f"address {self.address} and next_hop {self.next_hop} are of different families")
+    def hops_can_be_reached(self) -> Self:
+        seen = set()
+        for hop in self.next_hops:
+            query = read_uri(hop.uri, self.core_transport)
+            if query in seen:
+                raise ValueError(f"next hop {hop.uri} is listed twice")
+            seen.add(query)
+        for hop, address, port in self.hop_addresses:
+            if address.version not in {each.version for each in self.addresses}:
+                ours = ", ".join(map(str, self.addresses))
+                raise ValueError(f"next hop {hop.uri} and our addresses ({ours}) are of different families")
+            if address in self.addresses and port == self.port:
+                raise ValueError(f"next hop {hop.uri} is this P-CSCF itself")
         return self
+
+    @property
+    def core_transport(self) -> Transport:
+        return "TCP" if self.transport == "tcp" else "UDP"
+
+    @property
+    def hop_addresses(self) -> list[tuple[NextHop, IPAddress, int]]:
+        """The next hops that are addresses, with their ports."""
+        found = []
+        for hop in self.next_hops:
+            query = read_uri(hop.uri, self.core_transport)
+            try:
+                found.append((hop, ip_address(query.host), query.port))
+            except ValueError:
+                continue  # a name
+        return found
+
+
+class Emergency(Part):
+    """Emergency requests (TS 24.229 5.2.10)."""
+
+    mode: EmergencyMode = EmergencyMode.ALTERNATIVE
+    ecscf: str = ""
+    numbers: tuple[Annotated[str, Field(pattern=r"^[0-9]{2,15}$")], ...] = ("112", "911")
+    unregistered: bool = False
+
+    @model_validator(mode="after")
+    def has_a_place_to_go(self) -> Self:
+        if self.mode is EmergencyMode.ROUTE:
+            if not self.ecscf:
+                raise ValueError('mode = "route" needs ecscf, the URI of the E-CSCF, for example sip:10.46.0.3')
+            read_uri(self.ecscf, "UDP")
+        return self
+
+
+class RegEvent(Part):
+    """Our own subscriptions to the registration state of our users (TS 24.229 5.2.3)."""
+
+    enabled: bool = True
 
 
 class Limits(Part):
@@ -195,15 +316,18 @@ class Config(BaseSettings):
     gm: Gm
     mw: Mw
     ipsec: Ipsec = Ipsec()
+    emergency: Emergency = Emergency()
+    reg_event: RegEvent = RegEvent()
     limits: Limits = Limits()
     visited_network: Annotated[str, Field(min_length=1, pattern=r'^[^"\\\r\n]+$')]
     control: Path = Path("/run/pcscf/control.sock")
 
     @model_validator(mode="after")
     def sockets_differ(self) -> Self:
-        shared = self.mw.address in self.gm.addresses
-        if shared and (self.mw.port == self.gm.port or self.ipsec.protects(self.mw.port)):
-            raise ValueError(f"mw port {self.mw.port} of {self.mw.address} is a Gm port too")
+        for address in self.mw.addresses:
+            shared = address in self.gm.addresses
+            if shared and (self.mw.port == self.gm.port or self.ipsec.protects(self.mw.port)):
+                raise ValueError(f"mw port {self.mw.port} of {address} is a Gm port too")
         if self.ipsec.protects(self.gm.port):
             raise ValueError(f"gm port {self.gm.port} is a protected port too")
         return self
@@ -223,29 +347,41 @@ class Config(BaseSettings):
     def settings(self) -> Settings:
         """What the core needs of all this."""
         mw, ipsec = self.mw, self.ipsec
-        tcp = mw.transport == "tcp"
-        register = RegisterSettings(
-            core=CoreSide(
-                host=bracketed(mw.address),
-                port=mw.port,
-                transport=mw.transport.upper(),
-                visited_network=self.visited_network,
-            ),
-            next_hop=Flow(
-                "TCP" if tcp else "UDP",
-                Interface.MW,
-                mw.address,
-                0 if tcp else mw.port,
-                mw.next_hop,
-                mw.next_hop_port,
-            ),
-            preference=ipsec.preference,
-            admit_without_ipsec=ipsec.without == "admit",
-            temp_lifetime=ipsec.temp_lifetime,
-        )
+        core = CoreSide(port=mw.port, visited_network=self.visited_network)
         return Settings(
-            register=register,
-            ports_ps=ipsec.ports_ps,
+            sides=Sides(
+                core=core, gm=self.gm.addresses, gm_port=self.gm.port, ports_ps=ipsec.ports_ps, mw=mw.addresses
+            ),
+            register=RegisterSettings(
+                core=core,
+                preference=ipsec.preference,
+                without=ipsec.without,
+                without_by_network=tuple((each.network, each.without) for each in ipsec.networks),
+                strict_ports=ipsec.sa_conflict == "strict",
+                temp_lifetime=ipsec.temp_lifetime,
+            ),
+            originating=OriginatingSettings(
+                overwrite_route=self.gm.wrong_route == "correct",
+                emergency=EmergencySettings(
+                    mode=self.emergency.mode,
+                    ecscf=self.emergency.ecscf,
+                    numbers=frozenset(self.emergency.numbers),
+                    unregistered=self.emergency.unregistered,
+                ),
+            ),
+            gm_timers=self.gm.timers,
+            peers=mw.peers,
+            silent_in_clear=self.gm.clear == "silence",
+            reg_event=self.reg_event.enabled,
+            hops=HopSettings(
+                home=tuple(
+                    ConfiguredHop(uri=each.uri, priority=each.priority, weight=each.weight) for each in mw.next_hops
+                ),
+                addresses=mw.addresses,
+                port=mw.port,
+                transport=mw.core_transport,
+                probe_interval=mw.probe_interval,
+            ),
             ports_pc=ipsec.ports_pc,
             pending_per_source=self.limits.pending_per_source,
             transactions=self.limits.transactions,

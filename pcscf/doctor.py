@@ -155,7 +155,7 @@ def _addresses_and_ports(config: Config) -> list[Finding]:
     gm_ports = (config.gm.port, *config.ipsec.ports_ps, *config.ipsec.ports_pc)
     for side, address, ports in (
         *(("gm", address, gm_ports) for address in config.gm.addresses),
-        ("mw", config.mw.address, (config.mw.port,)),
+        *(("mw", address, (config.mw.port,)) for address in config.mw.addresses),
     ):
         subject = f"{side} address {address}"
         if (refusal := _bind(address, 0, socket.SOCK_DGRAM)) is not None:

@@ -12,9 +12,11 @@ from typing import assert_never
 
 from pcscf.admin.views import Status
 from pcscf.config import Config
+from pcscf.nexthop import NextHops
 from pcscf.observe import Journal, MessageSeen, Problem, Record, describe
 from pcscf.proxy import Proxy
-from pcscf.registration import Registrar
+from pcscf.registrar import Registrar
+from pcscf.resolve import Resolver
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.transport import Transport
@@ -30,6 +32,7 @@ from pcscf.vocabulary import (
     Note,
     Received,
     RemoveSecurity,
+    Resolve,
     SecurityExpired,
     SecurityInstalled,
     SecurityRefused,
@@ -70,6 +73,13 @@ class Server:
             self._on_malformed,
             self._on_closed,
             connections_per_source=config.limits.connections_per_source,
+            on_refused=self._on_refused,
+        )
+        self._resolver = Resolver(
+            self.handle,
+            families={address.version for address in config.mw.addresses},
+            transport=config.mw.core_transport,
+            nameservers=config.mw.nameservers,
         )
         self._events: deque[Event] = deque()
         self._busy = False
@@ -81,8 +91,9 @@ class Server:
         config, transport = self.config, self._transport
         ports_ps, ports_pc = config.ipsec.ports_ps, config.ipsec.ports_pc
         try:
-            await transport.listen_udp(config.mw.address, config.mw.port, Interface.MW)
-            await transport.listen_tcp(config.mw.address, config.mw.port, Interface.MW)
+            for address in config.mw.addresses:
+                await transport.listen_udp(address, config.mw.port, Interface.MW)
+                await transport.listen_tcp(address, config.mw.port, Interface.MW)
             for address in config.gm.addresses:
                 for port in (*ports_ps, *ports_pc):
                     await transport.listen_udp(address, port, Interface.GM_PROTECTED)
@@ -99,6 +110,7 @@ class Server:
         for fileno in self.backend.filenos():
             loop.add_reader(fileno, self.backend.process, fileno)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+        self._arm()
 
     async def stop(self) -> None:
         """Close sockets, then remove SAs and policies: in this order nothing can leave in clear."""
@@ -106,6 +118,7 @@ class Server:
         for handle in (self._timer, self._watch):
             if handle is not None:
                 handle.cancel()
+        await self._resolver.close()
         await self._transport.close()
         for fileno in self.backend.filenos():
             loop.remove_reader(fileno)
@@ -116,6 +129,17 @@ class Server:
         return self.proxy.registrar
 
     @property
+    def hops(self) -> NextHops:
+        return self.proxy.hops
+
+    def switch_hop(self, name: str, *, enabled: bool) -> bool:
+        """Take a next hop out of use, or back; False: there is none of that name."""
+        known = self.hops.enable(name) if enabled else self.hops.disable(name)
+        if known:
+            self.handle(Tick())
+        return known
+
+    @property
     def status(self) -> Status:
         return Status(
             pid=os.getpid(),
@@ -124,6 +148,9 @@ class Server:
             gm=[str(address) for address in self.config.gm.addresses],
             registered=sum(each.registered for each in self.registrar),
             sets=sum(len(each.sets) for each in self.registrar),
+            sas=len(self.records()),
+            connections=len(self._transport),
+            **self.proxy.load._asdict(),
         )
 
     def records(self) -> list[SaRecord]:
@@ -179,6 +206,8 @@ class Server:
                     self._trouble(f"SAs could not be removed: {error}")
             case CloseFlow(flow):
                 self._transport.close_flow(flow)
+            case Resolve(query):
+                self._resolver.start(query)
             case _:
                 assert_never(action)
 
@@ -224,6 +253,10 @@ class Server:
 
     def _on_malformed(self, error: ParseError, flow: Flow) -> None:
         self.handle(Malformed(error, flow))
+
+    def _on_refused(self, flow: Flow) -> None:
+        limit = self.config.limits.connections_per_source
+        self._trouble(f"{flow.remote} has {limit} connections; no more are taken (limits.connections_per_source)")
 
     def _on_closed(self, flow: Flow, reason: str) -> None:
         self.handle(FlowClosed(flow, reason))

@@ -1,6 +1,6 @@
 """The control socket: a local HTTP service that only the owner of the process may ask, and its client.
 
-Read-only in this version. `views` says what the answers look like.
+`views` says what the answers look like.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pcscf import PcscfError
 from pcscf.admin import views
-from pcscf.admin.views import Inside, JournalRow, RegistrationRow, SaRow, Status
+from pcscf.admin.views import Hops, Inside, JournalRow, RegistrationRow, SaRow, Status, Switch
 
 INSIDE = web.AppKey("inside", Inside)
 ANSWER_WITHIN = 10.0
@@ -40,6 +40,8 @@ class Control:
                 web.get("/sas", _sas),
                 web.get("/registrations", _registrations),
                 web.get("/journal", _journal),
+                web.get("/hops", _hops),
+                web.post("/hops", _switch_hop),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -113,6 +115,20 @@ async def _journal(request: web.Request) -> web.Response:
     return _rows(views.journal_rows(request.app[INSIDE].journal, int(after)))
 
 
+async def _hops(request: web.Request) -> web.Response:
+    return web.json_response(text=views.hop_rows(request.app[INSIDE].hops, _now()).model_dump_json())
+
+
+async def _switch_hop(request: web.Request) -> web.Response:
+    try:
+        wanted = Switch.model_validate_json(await request.read())
+    except ValidationError as error:
+        raise web.HTTPBadRequest(text="a JSON object with `name` and `enabled` is needed") from error
+    if not request.app[INSIDE].switch_hop(wanted.name, enabled=wanted.enabled):
+        raise web.HTTPNotFound(text=f"no next hop {wanted.name[:100]}")
+    return web.Response(status=204)
+
+
 class ControlClient:
     """Asks the control socket of a running P-CSCF. Every method raises ControlError."""
 
@@ -131,14 +147,30 @@ class ControlClient:
     async def journal(self, after: int = 0) -> list[JournalRow]:
         return TypeAdapter(list[JournalRow]).validate_json(await self._get(f"/journal?after={after}"))
 
+    async def hops(self) -> Hops:
+        return Hops.model_validate_json(await self._get("/hops"))
+
+    async def switch_hop(self, name: str, *, enabled: bool) -> None:
+        """Take a next hop out of use, or back. A name that is none raises ControlError, too."""
+        try:
+            await self._ask("POST", "/hops", Switch(name=name, enabled=enabled).model_dump_json().encode())
+        except ControlError as error:
+            cause = error.__cause__
+            if isinstance(cause, aiohttp.ClientResponseError) and cause.status == 404:
+                raise ControlError(f"no next hop {name}; `pcscf hops` shows their names") from cause
+            raise
+
     async def _get(self, target: str) -> bytes:
+        return await self._ask("GET", target)
+
+    async def _ask(self, method: str, target: str, body: bytes | None = None) -> bytes:
         timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
         try:
             async with (
                 aiohttp.ClientSession(
                     connector=aiohttp.UnixConnector(str(self._path)), timeout=timeout, raise_for_status=True
                 ) as session,
-                session.get(f"http://pcscf{target}") as answer,
+                session.request(method, f"http://pcscf{target}", data=body) as answer,
             ):
                 return await answer.read()
         except PermissionError as error:

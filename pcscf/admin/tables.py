@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from pcscf.admin.views import SaRow
+from pcscf.admin.views import HopRow, SaRow
 
 
 def sa_table(rows: Sequence[SaRow]) -> Table:
@@ -26,5 +26,29 @@ def sa_table(rows: Sequence[SaRow]) -> Table:
             " + ".join(pair),
             str(row.packets),
             f"[red]{dropped}[/]" if dropped else "0",
+        )
+    return table
+
+
+def hop_table(rows: Sequence[HopRow]) -> Table:
+    """One line for each next hop: what it is, how it does, what went there."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("next hop", no_wrap=True)
+    table.add_column("priority", justify="right")
+    table.add_column("weight", justify="right")
+    table.add_column("state", no_wrap=True)
+    table.add_column("answered", justify="right")
+    table.add_column("failed", justify="right")
+    table.add_column("probes", justify="right", no_wrap=True)
+    colours = {"active": "green", "probing": "yellow", "inactive": "red", "disabled": "red"}
+    for row in rows:
+        table.add_row(
+            row.name,
+            str(row.priority),
+            str(row.weight),
+            f"[{colours[row.state]}]{row.state}[/]",
+            str(row.answered),
+            str(row.failed),
+            f"{row.probes} ({row.probes_failed} failed)" if row.probes_failed else str(row.probes),
         )
     return table

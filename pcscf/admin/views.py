@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter
 
+from pcscf.nexthop import NextHops
 from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
-from pcscf.registration import Registrar, SaSet
-from xfrm.model import IPAddress, SaRecord
+from pcscf.registrar import Registrar
+from pcscf.registration import SaSet
+from xfrm.model import IPAddress, SaRecord, bracketed
 
 KINDS: dict[str, type[Record]] = {
     "message": MessageSeen,
@@ -32,6 +34,9 @@ class Inside(Protocol):
     def registrar(self) -> Registrar: ...
     @property
     def status(self) -> "Status": ...
+    @property
+    def hops(self) -> NextHops: ...
+    def switch_hop(self, name: str, *, enabled: bool) -> bool: ...
     def records(self) -> list[SaRecord]: ...
 
 
@@ -44,6 +49,14 @@ class Status(BaseModel):
     gm: list[str]
     registered: int
     sets: int
+    sas: int = 0
+    """Those of the backend: four for each set, or one of the two has lost something."""
+    transactions: int = 0
+    passages: int = 0
+    """Requests whose server transaction is not over."""
+    dialogs: int = 0
+    connections: int = 0
+    """TCP, on both sides."""
 
 
 class SaRow(BaseModel):
@@ -79,6 +92,47 @@ class RegistrationRow(BaseModel):
     service_route: list[str]
     sets: list[int]
     why: str
+
+
+class HopRow(BaseModel):
+    """One next hop toward the core. `since`: seconds in its state; `words`: what was last heard of it."""
+
+    name: str
+    local: IPAddress
+    state: str
+    since: float
+    words: str
+    configured: bool
+    entry: bool
+    priority: int
+    weight: int
+    answered: int
+    failed: int
+    probes: int
+    probes_failed: int
+
+
+class NameRow(BaseModel):
+    """A name and the servers that the DNS gave for it; with an error they are those of the last good answer."""
+
+    name: str
+    servers: list[str]
+    error: str
+    expires_in: float
+
+
+class Hops(BaseModel):
+    """Where requests toward the core can go."""
+
+    hops: list[HopRow]
+    names: list[NameRow]
+
+
+class Switch(BaseModel):
+    """Take a next hop out of use, or back."""
+
+    name: str
+    enabled: bool
 
 
 class JournalRow(BaseModel):
@@ -143,6 +197,39 @@ def registration_rows(registrar: Registrar, now: float) -> list[RegistrationRow]
         )
         for each in registrar
     ]
+
+
+def hop_rows(hops: NextHops, now: float) -> Hops:
+    """The next hops and names. `now` is the monotonic time of the core."""
+    return Hops(
+        hops=[
+            HopRow(
+                name=each.name,
+                local=each.flow.local,
+                state=each.state.value,
+                since=round(now - each.since, 1) if each.since else 0.0,
+                words=each.words,
+                configured=each.configured,
+                entry=each.entry,
+                priority=each.priority,
+                weight=each.weight,
+                answered=each.answered,
+                failed=each.failed,
+                probes=each.probes,
+                probes_failed=each.probes_failed,
+            )
+            for each in hops.hops()
+        ],
+        names=[
+            NameRow(
+                name=str(each.query),
+                servers=[f"{bracketed(of.address)}:{of.port}/{of.transport.lower()}" for of in each.targets],
+                error=each.error,
+                expires_in=round(each.until - now, 1),
+            )
+            for each in hops.names()
+        ],
+    )
 
 
 def journal_rows(journal: Journal, after: int) -> list[JournalRow]:

@@ -16,7 +16,9 @@ def test_check_shows_the_effective_values(capsys: pytest.CaptureFixture[str]) ->
     assert main(["check", "-c", LAB]) == 0
     assert "ipsec.port_ps = 5100" in capsys.readouterr().out.splitlines()
     assert main(["check", "-c", LAB, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["mw"]["next_hop"] == "10.46.0.2"
+    assert json.loads(capsys.readouterr().out)["mw"]["next_hops"] == [
+        {"uri": "sip:10.46.0.2:5060", "priority": 1, "weight": 1}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,8 @@ def test_check_shows_the_effective_values(capsys: pytest.CaptureFixture[str]) ->
         (["check", "-c", "nowhere.toml"], "pcscf: nowhere.toml: No such file or directory\n"),
         (["run", "-c", "nowhere.toml"], "pcscf: nowhere.toml: No such file or directory\n"),
         (["sa", "--control", "/nowhere/control.sock"], "no P-CSCF answers at /nowhere/control.sock"),
+        (["hops", "--control", "/nowhere/control.sock"], "no P-CSCF answers at /nowhere/control.sock"),
+        (["hops", "--disable", "x", "--control", "/nowhere/control.sock"], "no P-CSCF answers at"),
         (["scscf", "--address", "127.0.0.1", "--subscribers", "nowhere.toml"], "nowhere.toml: No such file"),
         (["ue", "register", "--address", "127.0.0.1", "--pcscf", "::1"], "different families"),
         (["ue", "register", "--address", "127.0.0.1", "--pcscf", "127.0.0.2", "--impi", "x@y"], "no subscriber x@y"),
@@ -45,11 +49,13 @@ def test_failures_are_lines_for_people(
     [
         [],
         ["fly"],
+        ["hops", "--enable", "x", "--disable", "x"],
         ["ue", "register", "--address", "x", "--pcscf", "127.0.0.1"],
         ["ue", "register", "--address", "127.0.0.1", "--pcscf", "127.0.0.2", "--offer", "hmac-sha-1-96/aes-gcm"],
         ["ue", "register", "--address", "127.0.0.1", "--pcscf", "127.0.0.2", "--fault", "laziness"],
         ["scscf", "--address", "127.0.0.1", "--port", "0"],
         ["scscf", "--address", "127.0.0.1", "--fault", "someone=laziness"],
+        ["scscf", "--address", "127.0.0.1", "--service-route", "nowhere"],
     ],
 )
 def test_misuse_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +64,7 @@ def test_misuse_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[
     assert ended.value.code == 2 and "usage: pcscf" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["run", "check", "doctor", "sa", "scscf", "lab"])
+@pytest.mark.parametrize("command", ["run", "check", "doctor", "sa", "hops", "scscf", "lab"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args([command, "--help"])

@@ -25,14 +25,17 @@ ADMIN = {name for name in FILES if name.startswith("pcscf.admin")}
 XFRM = {name for name in FILES if name.partition(".")[0] == "xfrm"}
 SHELL = {
     "pcscf",
-    *(f"pcscf.{name}" for name in ("__main__", "cli", "config", "doctor", "server", "store", "tomlfile", "transport")),
+    *(
+        f"pcscf.{name}"
+        for name in ("__main__", "cli", "config", "doctor", "resolve", "server", "store", "tomlfile", "transport")
+    ),
 }
 """What of the proxy itself may meet the world. Any other module directly in `pcscf` is core."""
 CORE = FILES.keys() - SIP - LAB - ADMIN - XFRM - SHELL
 
 WORLD = {"asyncio", "datetime", "logging", "os", "random", "secrets", "socket", "subprocess", "threading", "time"}
-WAITING = {"pcscf.transport", "pcscf.server", "pcscf.cli"} | LAB | ADMIN
-PROXY = {f"pcscf.{name}" for name in ("proxy", "register", "registration", "server", "signalling", "turn")}
+WAITING = {"pcscf.resolve", "pcscf.transport", "pcscf.server", "pcscf.cli"} | LAB | ADMIN
+PROXY = {f"pcscf.{name}" for name in ("proxy", "register", "registrar", "registration", "server", "signalling", "turn")}
 
 
 @cache

@@ -37,10 +37,10 @@ RECORDS: list[Record] = [
 ]
 
 SHOWN = """\
-             UE                                      P-CSCF                                core
+             UE                                         P-CSCF                                   core
 0.000      5060 ── REGISTER ── clear ──────────────▶ 5060
-0.001                                                5060 ── REGISTER ───────────────▶ 5060
-0.003                                                5060 ◀─ 401 Unauthorized ──────── 5060
+0.001                                                      5060 ── REGISTER ───────────────▶ 5060
+0.003                                                      5060 ◀─ 401 Unauthorized ──────── 5060
 0.004            4 SAs installed: 2000000202 1000000101 1000000102 2000000201
                  hmac-sha-1-96/null: first of our list that the UE offered (hmac-sha-1-96/null)
 0.005      5060 ◀─ 401 Unauthorized ── clear ─────── 5060
@@ -49,10 +49,47 @@ SHOWN = """\
 0.012     31801 ◀═ 494 Security… ══ spi 1000000102 ═ 5104
 0.013            not registered any more: the registration expired"""
 
+OTHERS = UPLINK._replace(remote=OTHER, remote_port=41800)
+TO_OTHER = DOWNLINK._replace(remote=OTHER, remote_port=41801)
+CALL: list[Record] = [
+    MessageSeen(1.0, True, UPLINK, 202, "INVITE", "call"),
+    MessageSeen(1.0, False, DOWNLINK, 102, "100 Trying", "call"),
+    MessageSeen(1.0, False, MW, 0, "INVITE", "call"),
+    MessageSeen(1.1, True, MW, 0, "INVITE", "call"),
+    MessageSeen(1.1, False, MW, 0, "100 Trying", "call"),
+    MessageSeen(1.1, False, TO_OTHER, 302, "INVITE", "call"),
+    MessageSeen(1.2, True, MW, 0, "100 Trying", "call"),
+    MessageSeen(1.3, True, OTHERS, 402, "486 Busy Here", "call"),
+    MessageSeen(1.3, False, MW, 0, "486 Busy Here", "call"),
+    MessageSeen(1.3, False, TO_OTHER, 302, "ACK", "call"),
+    MessageSeen(1.4, True, MW, 0, "486 Busy Here", "call"),
+    MessageSeen(1.4, False, DOWNLINK, 102, "486 Busy Here", "call"),
+    MessageSeen(1.4, False, MW, 0, "ACK", "call"),
+]
+"""One call on both its legs, as the journal has it."""
+
+CALLER = """\
+0.000     31800 ══ INVITE ══ spi 202 ══════════════▶ 5100  5060 ── INVITE ─────────────────▶ 5060
+0.000     31801 ◀═ 100 Trying ══ spi 102 ═══════════ 5104
+0.200                                                      5060 ◀─ 100 Trying ────────────── 5060
+0.400     31801 ◀═ 486 Busy Here ══ spi 102 ════════ 5104  5060 ◀─ 486 Busy Here ─────────── 5060
+0.400                                                      5060 ── ACK ────────────────────▶ 5060"""
+
+CALLED = """\
+0.100     41801 ◀═ INVITE ══ spi 302 ═══════════════ 5104  5060 ◀─ INVITE ────────────────── 5060
+0.100                                                      5060 ── 100 Trying ─────────────▶ 5060
+0.300     41800 ══ 486 Busy Here ══ spi 402 ═══════▶ 5100  5060 ── 486 Busy Here ──────────▶ 5060
+0.300     41801 ◀═ ACK ══ spi 302 ══════════════════ 5104"""
+
 
 def test_the_ladder_of_one_ue() -> None:
     lines = [ladder.heading(), *ladder.lines(ladder.of_ue(RECORDS, UE))]
     assert [line.rstrip() for line in lines] == SHOWN.splitlines()
+
+
+def test_each_of_two_ues_sees_its_leg_of_a_call() -> None:
+    assert ladder.lines(ladder.of_ue(CALL, UE), 1.0) == CALLER.splitlines()
+    assert ladder.lines(ladder.of_ue(CALL, OTHER), 1.0) == CALLED.splitlines()
 
 
 def test_a_record_in_a_line() -> None:

@@ -1,19 +1,24 @@
 """The server on loopback with a fake kernel: actions carried out, bugs survived, the control socket asked."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from pcscf.admin.control import Control, ControlClient, ControlError
+from pcscf.cli import main
 from pcscf.config import Config
 from pcscf.observe import MessageSeen, Problem
+from pcscf.resolve import Resolver
 from pcscf.server import Server
-from tests.bench.load import Call, challenge
+from pcscf.vocabulary import Query, Resolve, Resolved, Target
+from tests.bench.load import Phone, challenge
 from tests.fake_kernel import FakeKernel
 from xfrm.backend import Choice
 
@@ -26,7 +31,12 @@ def config(**ipsec: object) -> Config:
     return Config(
         visited_network="test",
         gm={"addresses": [GM], "port": CLEAR},  # type: ignore[arg-type]
-        mw={"address": MW, "port": CLEAR, "next_hop": CORE, "next_hop_port": CORE_PORT},  # type: ignore[arg-type]
+        mw={  # type: ignore[arg-type]
+            "addresses": [MW],
+            "port": CLEAR,
+            "probe_interval": 0,
+            "next_hops": [{"uri": f"sip:{CORE}:{CORE_PORT}"}],
+        },
         ipsec={"port_ps": 15100, "port_pc": 15104, "legacy_algorithms": True, **ipsec},  # type: ignore[arg-type]
     )
 
@@ -58,18 +68,18 @@ def with_server(work: Callable[[Server, FakeKernel], Awaitable[None]]) -> FakeKe
     return kernel
 
 
-async def challenged(call: Call) -> bytes:
+async def challenged(phone: Phone) -> bytes:
     """Register one phone as far as the 401, with a core of our own."""
-    with udp(call.address, 5070) as ue, udp(CORE, CORE_PORT) as core:
+    with udp(phone.address, 5070) as ue, udp(CORE, CORE_PORT) as core:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendto(ue, call.register(5070), (GM, CLEAR))
+        await loop.sock_sendto(ue, phone.register(5070), (GM, CLEAR))
         await loop.sock_sendto(core, challenge(await receive(core)), (MW, CLEAR))
         return await receive(ue)
 
 
 def test_challenge_through_real_sockets() -> None:
     async def work(server: Server, kernel: FakeKernel) -> None:
-        answer = await challenged(Call(1))
+        answer = await challenged(Phone(1))
         assert answer.startswith(b"SIP/2.0 401 ") and b"Security-Server: " in answer and b"ck=" not in answer
         assert len(kernel.sas) == 4 and len(server.records()) == 4
         seen = [record for _, record in server.journal.after(0) if isinstance(record, MessageSeen)]
@@ -83,7 +93,7 @@ def test_challenge_through_real_sockets() -> None:
 
 def test_the_log_tells_everything_but_the_keys(caplog: pytest.LogCaptureFixture) -> None:
     async def work(server: Server, kernel: FakeKernel) -> None:
-        await challenged(Call(1))
+        await challenged(Phone(1))
         assert {bytes(sa.integrity_key).hex()[:32] for sa in kernel.sas.values()} == {IK}
 
     with caplog.at_level("DEBUG"):
@@ -95,7 +105,7 @@ def test_the_log_tells_everything_but_the_keys(caplog: pytest.LogCaptureFixture)
 def test_a_refusal_of_the_kernel_is_answered_500() -> None:
     async def work(server: Server, kernel: FakeKernel) -> None:
         kernel.refuse = 2
-        assert (await challenged(Call(1))).startswith(b"SIP/2.0 500 ")
+        assert (await challenged(Phone(1))).startswith(b"SIP/2.0 500 ")
         assert not kernel.sas
 
     with_server(work)
@@ -106,7 +116,7 @@ def test_the_timer_of_the_core_rings(monkeypatch: pytest.MonkeyPatch) -> None:
         kernel = FakeKernel()
         server = Server(config(temp_lifetime=1), Choice(kernel, "a test"))
         await server.start()
-        await challenged(Call(1))
+        await challenged(Phone(1))
         assert len(kernel.sas) == 4
         async with asyncio.timeout(3):
             while kernel.sas:
@@ -128,11 +138,11 @@ def test_a_bug_is_journalled_answered_500_and_stops_nobody_else(
 
         monkeypatch.setattr(server.proxy, "handle", buggy)
         with udp("127.1.0.9", 5070) as ue:
-            await asyncio.get_running_loop().sock_sendto(ue, Call(8).register(5070), (GM, CLEAR))
+            await asyncio.get_running_loop().sock_sendto(ue, Phone(8).register(5070), (GM, CLEAR))
             assert (await receive(ue)).startswith(b"SIP/2.0 500 ")
         problems = [record.detail for _, record in server.journal.after(0) if isinstance(record, Problem)]
         assert problems == ["a bug in the proxy: KeyError"]
-        assert (await challenged(Call(1))).startswith(b"SIP/2.0 401 ")
+        assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
 
     with_server(work)
     assert "what nobody thought of" in caplog.text
@@ -160,9 +170,10 @@ def test_control_socket(tmp_path: Path) -> None:
             await client.status()
         await control.start()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        await challenged(Call(1))
+        await challenged(Phone(1))
         status = await client.status()
         assert (status.pid, status.backend, status.sets, status.registered) == (os.getpid(), "fake", 1, 0)
+        assert (status.sas, status.transactions, status.passages, status.dialogs, status.connections) == (4, 2, 0, 0, 0)
         rows = await client.sas()
         assert [row.uplink for row in rows] == [True, False, False, True] and len({row.spi for row in rows}) == 4
         assert {row.state for row in rows} == {"temporary"} and 230 < (rows[0].expires_in or 0) <= 240
@@ -193,3 +204,88 @@ def test_the_socket_of_a_killed_process_is_taken_over_and_other_files_are_not(tm
         assert path.read_text() == "mine"
 
     with_server(work)
+
+
+def test_next_hops_are_shown_and_switched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "control.sock"
+    name = f"{CORE}:{CORE_PORT}/udp"
+
+    async def command(*arguments: str) -> tuple[int, str, str]:
+        status = await asyncio.to_thread(main, ["hops", "--control", str(path), *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        control = Control(server, path)
+        await control.start()
+        assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
+        (row,) = json.loads((await command("--json"))[1])["hops"]
+        assert (row["name"], row["state"], row["answered"], row["configured"]) == (name, "active", 1, True)
+        status, shown, _ = await command("--disable", name)
+        assert status == 0 and "disabled by the operator" in shown and name in shown
+        with udp("127.1.0.9", 5070) as ue:
+            await asyncio.get_running_loop().sock_sendto(ue, Phone(8).register(5070), (GM, CLEAR))
+            assert (await receive(ue)).startswith(b"SIP/2.0 504 ")
+        assert "active" in (await command("--enable", name))[1]
+        assert (await challenged(Phone(2))).startswith(b"SIP/2.0 401 ")
+        assert await command("--disable", "x") == (1, "", "pcscf: no next hop x; `pcscf hops` shows their names\n")
+        await control.stop()
+
+    with_server(work)
+
+
+def test_a_stop_does_not_wait_for_the_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+    left: list[bool] = []
+
+    async def never(self: Resolver, query: Query) -> Resolved:
+        asked.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            left.append(True)
+        raise AssertionError
+
+    monkeypatch.setattr(Resolver, "resolve", never)
+
+    async def run() -> None:
+        server = Server(config(), Choice(FakeKernel(), "a test"))
+        await server.start()
+        server._carry_out(Resolve(Query("core.example")))
+        await asked.wait()
+        await server.stop()
+        assert left == [True]
+
+    asyncio.run(run())
+
+
+def test_a_name_is_resolved_by_the_dns_and_its_servers_are_probed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resolve goes out, Resolved comes back, the first alarm rings without any message."""
+
+    async def resolved(self: Resolver, query: Query) -> Resolved:
+        return Resolved(query, (Target("UDP", ip_address(CORE), CORE_PORT, 1, 1),), 60.0)
+
+    monkeypatch.setattr(Resolver, "resolve", resolved)
+
+    async def run() -> None:
+        hops = [{"uri": "sip:core.example"}, {"uri": f"sip:{CORE}:{CORE_PORT}", "priority": 2}]
+        mw = {"addresses": [MW], "port": CLEAR, "probe_interval": 60, "next_hops": hops}
+        base = config()
+        server = Server(
+            Config(**(base.model_dump() | {"mw": mw, "ipsec": base.ipsec, "gm": base.gm})),
+            Choice(FakeKernel(), "a test"),
+        )
+        with udp(CORE, CORE_PORT) as core:
+            await server.start()
+            assert (await receive(core)).startswith(f"OPTIONS sip:{CORE}:{CORE_PORT} SIP/2.0".encode())
+        assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
+        control = Control(server, tmp_path / "control.sock")
+        await control.start()
+        assert await asyncio.to_thread(main, ["hops", "--control", str(tmp_path / "control.sock")]) == 0
+        await control.stop()
+        assert f"core.example: {CORE}:{CORE_PORT}/udp; not asked again for 60 s" in capsys.readouterr().out
+        await server.stop()
+
+    asyncio.run(run())
