@@ -1,4 +1,4 @@
-"""AKA digest and key expansion against the vectors of the digest (E3, E4): TS 35.208 sets 1, 3 and 4."""
+"""AKA digest and key expansion against the vectors of the digest (A12, B2, E3, E4): TS 35.208 sets 1, 3 and 4."""
 
 import pytest
 

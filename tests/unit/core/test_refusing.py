@@ -1,12 +1,16 @@
 """What the core refuses, with which status, and that nothing of it reaches the other side (digest A6, A9, B1, C2)."""
 
-from ipaddress import ip_address
+import math
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 
+from pcscf.register import Without
+from pcscf.sip.message import Request
 from pcscf.sip.parse import ParseError
-from pcscf.vocabulary import Interface, Malformed
-from tests.unit.core.world import CORE, NONCE, REALM, Phone, World, answer, offer, ok
+from pcscf.vocabulary import FlowClosed, Interface, Malformed
+from tests.unit.core.world import CORE, NONCE, REALM, Phone, World, answer, from_core, offer, ok, settings
 
 
 @pytest.fixture
@@ -50,6 +54,7 @@ def test_first_register(world: World, phone: Phone, change: dict[str, str], stat
 
 
 def test_no_agreement_names_what_we_would_take_but_no_numbers(world: World, phone: Phone) -> None:
+    """B1: 421 with Security-Server and Require."""
     world.receive(phone.register(security=""), phone.clear)
     response = world.at_phone()[1]
     assert response.status == 421 and response.values("require") == ["sec-agree"]
@@ -83,6 +88,7 @@ def test_no_authorization(world: World, phone: Phone) -> None:
     ],
 )
 def test_a_broken_agreement_ends_the_temporary_set(world: World, phone: Phone, change: dict[str, str]) -> None:
+    """A9, field traps 15 and 37: what is missing or changed is answered 494 inside ESP."""
     phone.challenged()
     world.receive(phone.answer(**change), phone.uplink)
     flow, response = world.at_phone()
@@ -109,6 +115,7 @@ def test_one_entry_dropped_from_security_verify(world: World, phone: Phone) -> N
     ],
 )
 def test_security_verify_is_compared_by_meaning(world: World, phone: Phone, spaced: object) -> None:
+    """A7 step 6, A11, B1: case, spaces and order of parameters are free."""
     phone.challenged()
     world.receive(phone.answer(verify=spaced(phone.security_server)), phone.uplink)  # type: ignore[operator]
     assert world.at_core().method == "REGISTER"
@@ -144,13 +151,11 @@ def test_via_of_another_address_inside_esp(world: World, phone: Phone) -> None:
     assert refused(world, data, phone, protected=True) == 400
 
 
-def test_other_methods(world: World, phone: Phone) -> None:
+def test_in_clear_only_register(world: World, phone: Phone) -> None:
+    """Field trap 29: not even from the address of a UE that is registered."""
     phone.registered()
-    message = phone.register(sent_by=31801).replace(b"REGISTER", b"MESSAGE")
-    assert refused(world, message, phone, protected=True) == 405
     assert refused(world, phone.register().replace(b"REGISTER", b"INVITE"), phone) == 403
-    world.receive(phone.register().replace(b"REGISTER", b"INVITE").replace(b"z9hG4bK", b"z9hG4bKcore"), CORE)
-    assert world.sent.pop()[1].start_line == "SIP/2.0 501 Not Implemented"
+    assert "INVITE in clear" in world.problems[-1]
 
 
 def test_a_protected_port_without_sa_answers_nothing(world: World, phone: Phone) -> None:
@@ -190,7 +195,8 @@ def test_challenged_again_while_answering(world: World, phone: Phone) -> None:
 
 
 def test_admitted_without_ipsec_by_configuration(phone: Phone) -> None:
-    world = phone.world = World(admit_without_ipsec=True)
+    """A14: no indicator, no Security-Server and no keys."""
+    world = phone.world = World(without=Without.ADMIT)
     at_core = phone.first(security="")
     assert "integrity-protected" not in (at_core.first("authorization") or ""), "this is not IMS AKA (digest A14)"
     response = phone.challenged(at_core)
@@ -278,3 +284,57 @@ def test_garbage_at_a_protected_port_without_sa_is_not_answered(world: World, ph
     assert world.silent()
     world.handle(Malformed(caught.value, phone.uplink))
     assert world.at_phone()[0] == phone.downlink
+
+
+def test_the_port_toward_the_core_believes_its_peers_only(phone: Phone) -> None:
+    """A UE with a route to that port is not the core."""
+    world = phone.world
+    world.use(replace(settings(), peers=(ip_network("10.46.0.0/24"),)))
+    phone.registered()
+    (registration,) = world.proxy.registrar
+    data = from_core("MESSAGE", registration)
+    world.receive(data, CORE._replace(remote=ip_address("10.45.0.66")))
+    assert world.silent() and "not from the core" in world.problems[-1]
+    world.receive(data, CORE)
+    assert world.to_phone()[0] == phone.downlink
+
+
+def test_a_datagram_that_was_not_sent_is_sent_again(world: World, phone: Phone) -> None:
+    """One send error toward the core is not the end of everybody's requests: the timers decide."""
+    phone.first()
+    world.handle(FlowClosed(CORE, "sending failed: No buffer space available"))
+    assert world.silent() and "No buffer space" in world.problems[-1]
+    world.wait(0.6)
+    assert world.at_core().method == "REGISTER"
+
+
+def test_forged_challenges_with_a_phones_numbers_keep_nobody_out(world: World, phone: Phone) -> None:
+    """Every port_ps for the victim's port_uc, and its SPIs, taken by challenges nobody answers: the next has them."""
+    for number in range(3):
+        forger = Phone(world, user=f"00101000000009{number}@{REALM}", call_id=f"f{number}")
+        forger.offer = phone.offer if number == 2 else offer("hmac-sha-1-96/null", spi=7000 + 2 * number)
+        assert forger.challenged().status == 401
+    assert phone.registered().status == 200
+
+
+def test_a_dialog_named_like_another_ues_is_left_alone(world: World, phone: Phone) -> None:
+    """B makes the core answer with the tags of A's dialog: A's stays A's."""
+    phone.registered()
+    other = Phone(
+        world,
+        user=f"001010000000002@{REALM}",
+        call_id="b",
+        clear_port=5070,
+        instance="<urn:b>",
+        offer=offer("hmac-sha-1-96/null", spi=7000, port=41000),
+    )
+    other.registered()
+    for each, more in ((phone, ""), (other, "Session-Expires: 90\r\n")):
+        world.receive(each.request("INVITE", branch=f"z9hG4bK{each.call_id}"), each.uplink)
+        (invite,) = [message for flow, message in world.sent if flow == CORE]
+        world.sent.clear()
+        assert isinstance(invite, Request)
+        world.receive(answer(invite, "200 OK", more, record=True), CORE)
+        world.sent.clear()
+    (dialog,) = world.proxy.dialogs._dialogs.values()
+    assert dialog.registration.key.impi == phone.user and dialog.expires == math.inf

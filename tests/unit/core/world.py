@@ -8,9 +8,13 @@ import re
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from pcscf.nexthop import HopSettings
 from pcscf.observe import Journal, Problem, SetChanged
+from pcscf.originating import OriginatingSettings
+from pcscf.passage import Sides
 from pcscf.proxy import Proxy, Settings
-from pcscf.register import RegisterSettings
+from pcscf.register import RegisterSettings, Without
+from pcscf.registration import Registration
 from pcscf.routing import CoreSide
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import parse
@@ -43,21 +47,24 @@ PORTS_PS = PortRange(first=5100, count=2)
 PORTS_PC = PortRange(first=5104, count=8)
 GM = ip_address("10.45.0.1")
 GM6 = ip_address("fd00:45::1")
+SIDE = CoreSide(port=5060, visited_network="visited.example")
 CORE = Flow("UDP", Interface.MW, ip_address("10.46.0.1"), 5060, ip_address("10.46.0.2"), 5060)
 
 
-def settings(**changes: object) -> Settings:
+def settings(originating: OriginatingSettings | None = None, **changes: object) -> Settings:
     """The settings of the tests; `changes` go to the settings of REGISTER."""
     register = RegisterSettings(
-        core=CoreSide(host="10.46.0.1", port=5060, transport="UDP", visited_network="visited.example"),
-        next_hop=CORE,
+        core=SIDE,
         preference=tuple(map(Pair.parse, PAIRS)),
-        admit_without_ipsec=False,
+        without=Without.REFUSE,
         temp_lifetime=240,
     )
+    sides = Sides(core=SIDE, gm=(GM, GM6), gm_port=5060, ports_ps=PORTS_PS, mw=(CORE.local,))
     return Settings(
+        sides=sides,
         register=replace(register, **changes),  # type: ignore[arg-type]
-        ports_ps=PORTS_PS,
+        originating=originating or OriginatingSettings(),
+        hops=HopSettings.only(CORE),
         ports_pc=PORTS_PC,
         pending_per_source=4,
         transactions=1000,
@@ -188,6 +195,79 @@ class Phone:
             self.nonce = str(changes.get("nonce", NONCE))
         return response
 
+    def again(self, *, spi: int = 60001, port: int = 33000, pairs: str = "hmac-sha-1-96/aes-cbc") -> "Phone":
+        """The same phone as it will be on its next set: port_us stays, the other numbers are new (digest A2)."""
+        number = self.number("port-s", self.offer)
+        proposal = offer(pairs, spi=spi, port=port).replace(f"port-s={port + 1}", f"port-s={number}")
+        return replace(self, offer=proposal)
+
+    def reregister(self, after: "Phone", **changes: object) -> bytes:
+        """SM1 on the set of this phone, with the offer of `after` and the last answer (digest F12)."""
+        after.cseq += 1
+        lines = f"Security-Client: {after.offer}\r\nSecurity-Verify: {self.security_server}\r\n"
+        authorization = f'nonce="{self.nonce}",algorithm=AKAv1-MD5,response="486f3ee163ac4a424493c7ee626d3794"'
+        sent_by = self.number("port-s", self.offer)
+        arguments = {"authorization": authorization, "security": lines, "sent_by": sent_by}
+        self.cseq = after.cseq
+        data = self.register(**(arguments | changes))  # type: ignore[arg-type]
+        after.cseq = self.cseq
+        return data
+
+    def rechallenged(self, after: "Phone", nonce: str = "bm9uY2UtMg==", **changes: object) -> Response:
+        """SM1 on this set and its 401 on this set; `after` then has what it needs to answer (digest F12b)."""
+        self.world.receive(self.reregister(after, **changes), self.uplink)
+        self.world.receive(challenge(self.world.at_core(), nonce=nonce), CORE)
+        flow, response = self.world.at_phone()
+        assert flow == self.downlink
+        after.security_server, after.nonce = response.first("security-server") or "", nonce
+        return response
+
+    def reauthenticated(self, **numbers: int) -> "Phone":
+        """The whole re-authentication; gives the phone on its new set, which is NEW then."""
+        after = self.again(**numbers)  # type: ignore[arg-type]
+        assert self.rechallenged(after).status == 401
+        self.world.receive(after.answer(), after.uplink)
+        self.world.receive(ok(self.world.at_core()), CORE)
+        flow, response = self.world.at_phone()
+        assert (flow, response.status) == (after.downlink, 200)
+        return after
+
+    def request(
+        self,
+        method: str,
+        uri: str = "sip:bob@home",
+        *,
+        route: str | None = None,
+        to_tag: str = "",
+        from_tag: str = "u1",
+        call_id: str = "call1",
+        cseq: int = 1,
+        extra: str = "",
+        body: str = "",
+        branch: str = "",
+    ) -> bytes:
+        """A request inside the set of this phone (digest F8): Route, Via and Contact as a UE has them."""
+        port = self.number("port-s", self.offer)
+        local = f"[{self.local}]" if ":" in self.local else self.local
+        own = f"<sip:{local}:{self.number('port-s', self.security_server)};lr>"
+        way = f"{own}, <sip:orig@10.46.0.2:5060;lr>" if route is None else route
+        tag = f";tag={to_tag}" if to_tag else ""
+        return (
+            f"{method} {uri} SIP/2.0\r\n"
+            f"Via: SIP/2.0/{self.transport} {self.host}:{port};branch={branch or f'z9hG4bK{method}{cseq}{call_id}'}\r\n"
+            f"Max-Forwards: 70\r\n"
+            f"{f'Route: {way}{chr(13)}{chr(10)}' if way else ''}"
+            f"From: <sip:anonymous@anonymous.invalid>;tag={from_tag}\r\n"
+            f"To: <{uri}>{tag}\r\n"
+            f"Call-ID: {call_id}\r\n"
+            f"CSeq: {cseq} {method}\r\n"
+            f"Contact: <sip:{self.host}:{port}>\r\n"
+            f"Require: sec-agree\r\nProxy-Require: sec-agree\r\n"
+            f"Security-Verify: {self.security_server}\r\n"
+            f"{extra}"
+            f"Content-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+
     def registered(self) -> Response:
         """The whole registration; gives the 200 the phone sees."""
         assert self.challenged().status == 401
@@ -226,26 +306,67 @@ def ok(request: Request, *, expires: int = 600_000, extra: str = "") -> bytes:
     )
 
 
-def answer(request: Request, status: str, extra: str = "") -> bytes:
-    """Any answer of the core."""
-    copied = "".join(f"{item.line}\r\n" for item in request.headers if item.name in ("via", "from", "call-id", "cseq"))
-    to = f"To: {request.first('to')};tag=core\r\n"
-    return f"SIP/2.0 {status}\r\n{copied}{to}{extra}Content-Length: 0\r\n\r\n".encode()
+def answer(request: Request, status: str, extra: str = "", *, tag: str = "core", record: bool = False) -> bytes:
+    """Any answer of the core, or of a UE to a request that came to it."""
+    names = ("via", "from", "call-id", "cseq", *(["record-route"] if record else []))
+    copied = "".join(f"{item.line}\r\n" for item in request.headers if item.name in names)
+    to = request.first("to") or ""
+    to = to if "tag=" in to or not tag else f"{to};tag={tag}"
+    return f"SIP/2.0 {status}\r\n{copied}To: {to}\r\n{extra}Content-Length: 0\r\n\r\n".encode()
+
+
+def from_core(
+    method: str,
+    registration: Registration,
+    uri: str = "sip:10.45.0.2:31801",
+    *,
+    to_tag: str = "",
+    from_tag: str = "peer",
+    call_id: str = "mt1",
+    cseq: int = 1,
+    extra: str = "",
+    body: str = "",
+    branch: str = "",
+) -> bytes:
+    """A request of the core to a UE: the Contact in the Request-URI, our Path in Route above the Vias (real-core)."""
+    tag = f";tag={to_tag}" if to_tag else ""
+    return (
+        f"{method} {uri} SIP/2.0\r\n"
+        f"Route: <sip:{registration.path_token}@10.46.0.1:5060;lr>\r\n"
+        f"Via: SIP/2.0/UDP 10.46.0.2:5060;branch={branch or f'z9hG4bK{method}{cseq}{call_id}'}\r\n"
+        f"Via: SIP/2.0/UDP 10.46.0.9:5060;branch=z9hG4bKfar\r\n"
+        f"Record-Route: <sip:mt@10.46.0.2:5060;lr=on;ftag=peer>\r\n"
+        f"Max-Forwards: 60\r\n"
+        f"From: <sip:caller@home>;tag={from_tag}\r\n"
+        f"To: <sip:+15551230001@{REALM}>{tag}\r\n"
+        f"Call-ID: {call_id}\r\n"
+        f"CSeq: {cseq} {method}\r\n"
+        f"P-Asserted-Identity: <sip:caller@home>\r\n"
+        f"P-Charging-Vector: icid-value=far;orig-ioi=home\r\n"
+        f"P-Access-Network-Info: 3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=secret\r\n"
+        f"P-Visited-Network-ID: elsewhere\r\n"
+        f"{extra}"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
 
 
 class World:
     """Carries out what the proxy says as the server does, and keeps what was sent."""
 
-    def __init__(self, **changes: object) -> None:
+    def __init__(self, originating: OriginatingSettings | None = None, **changes: object) -> None:
         self.kernel = FakeKernel()
         self.journal = Journal()
         self.now = 1000.0
-        self.proxy = Proxy(settings(**changes), random_octets=random.Random(1).randbytes)
+        self.use(settings(originating, **changes))
         self.sent: list[tuple[Flow, Request | Response]] = []
         self.raw: list[bytes] = []
         self.closed: list[Flow] = []
         self.connects: set[Flow] = set()
         self.order: list[str] = []
+
+    def use(self, settings: Settings) -> None:
+        """Start over with these settings."""
+        self.proxy = Proxy(settings, random_octets=random.Random(1).randbytes)
 
     def receive(self, data: bytes, flow: Flow) -> None:
         self.handle(Received(parse(data), flow))
@@ -319,6 +440,17 @@ class World:
         assert len(self.sent) == 1, self.sent
         flow, message = self.sent.pop()
         assert flow.interface is not Interface.MW and isinstance(message, Response)
+        return flow, message
+
+    def take(self) -> tuple[Flow, Request | Response]:
+        """The one message that was sent since the last look, wherever it went."""
+        assert len(self.sent) == 1, self.sent
+        return self.sent.pop()
+
+    def to_phone(self) -> tuple[Flow, Request]:
+        """The one request that went to a phone since the last look."""
+        flow, message = self.take()
+        assert flow.interface is not Interface.MW and isinstance(message, Request)
         return flow, message
 
     def silent(self) -> bool:
