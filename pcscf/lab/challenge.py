@@ -30,6 +30,10 @@ class CoreFault(StrEnum):
     WRONG_REALM = "wrong-realm"
     NO_ANSWER = "no-answer"
     LATE_401 = "late-401"
+    LATE_200 = "late-200"
+    DROP_RESPONSE = "drop-response"
+    """The first copy of each answer is lost; a retransmission is answered."""
+    DUPLICATE_RESPONSE = "duplicate-response"
     ACCEPT_WITHOUT_CHALLENGE = "accept-without-challenge"
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pcscf.aka import AkaKeys
-from pcscf.lab.subscribers import Subscriber
+from pcscf.lab.subscribers import Subscriber, canonical
 from pcscf.lab.usim import IND_BITS, RESYNC_AMF
+from pcscf.sip.parse import ParseError
 from xfrm.model import Key
 
 IND_VALUES = 1 << IND_BITS
@@ -42,13 +43,24 @@ class Hss:
         self._subscribers = subscribers
         self._random_octets = random_octets
         self._sqn = {impi: each.sqn for impi, each in subscribers.items()}
+        self._owners = {canonical(impu): each for each in subscribers.values() for impu in each.impus}
 
     def find(self, impi: str) -> Subscriber | None:
         return self._subscribers.get(impi)
 
-    def serves(self, impu: str) -> bool:
-        """Whether a public identity is one of ours."""
-        return any(impu in each.impus for each in self._subscribers.values())
+    def owner(self, identity: str) -> Subscriber | None:
+        """Whose public identity a URI is: a barred one is nobody's, a SIP URI with a number is its tel URI, too."""
+        try:
+            name = canonical(identity)
+        except ParseError:
+            return None
+        user, _, host = name.removeprefix("sip:").partition("@")
+        found = self._owners.get(name)
+        if found is None and user.startswith("+"):
+            found = self._owners.get(f"tel:{user}")
+            if found is not None and host != found.realm:
+                return None
+        return found
 
     def vector(self, subscriber: Subscriber) -> Vector:
         """The next vector: SEQ and IND each go up by one (TS 33.102 Annex C.1)."""

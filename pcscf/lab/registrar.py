@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pcscf.aka import digest_response
-from pcscf.lab.bindings import Binding, Bindings, Refusal, contact_text, wished_contacts
+from pcscf.lab.bindings import Binding, Bindings, ContactEvent, Refusal, contact_text, wished_contacts
 from pcscf.lab.challenge import CoreFault, Manners, challenge_headers
 from pcscf.lab.hss import Hss, Vector
 from pcscf.lab.subscribers import Subscriber
@@ -40,6 +40,8 @@ class RegistrarSettings:
     port: int
     transport: Literal["udp", "tcp"] = "udp"
     """What Service-Route asks for."""
+    service_route_uri: str = ""
+    """What Service-Route names instead of this core: an originating side that somebody else plays."""
     manners: Manners = Manners.IMS
     require_integrity: bool = True
     """Whether a REGISTER without `integrity-protected` is refused; else it is challenged."""
@@ -48,10 +50,12 @@ class RegistrarSettings:
     qop: Literal["", "auth", "auth-int", "auth,auth-int"] = ""
     min_expires: int = 0
     late: float = 5.0
-    """The delay of `CoreFault.LATE_401`."""
+    """The delay of `CoreFault.LATE_401` and `LATE_200`."""
 
     @property
     def service_route(self) -> str:
+        if self.service_route_uri:
+            return f"<{self.service_route_uri}>"
         tcp = self.transport == "tcp" and self.manners is Manners.IMS
         return f"<sip:orig@{bracketed(self.address)}:{self.port}{';transport=tcp' if tcp else ''};lr>"
 
@@ -62,6 +66,14 @@ class Reply:
 
     response: Response
     delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happened to contacts of a subscriber at once; each tells its own event."""
+
+    subscriber: Subscriber
+    contacts: tuple[Binding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,59 @@ class Registrar:
         self._pending: dict[str, _Pending] = {}
         self._accepted_nonce: dict[str, str] = {}
         self._bindings: dict[str, Bindings] = {}
+        self._registered_as: dict[str, str] = {}
+        self._changes: list[Change] = []
+        self._to_challenge: set[str] = set()
+
+    @property
+    def deadline(self) -> float | None:
+        """When the next contact expires."""
+        return min((at for held in self._bindings.values() if (at := held.deadline) is not None), default=None)
+
+    def expire(self, now: float) -> None:
+        """Take out contacts that are over."""
+        for impi, held in self._bindings.items():
+            self._changed(impi, held.expire(now))
+
+    def take_changes(self) -> list[Change]:
+        """What happened to contacts since the last call, in order."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def registered(self, now: float) -> list[tuple[Subscriber, Binding]]:
+        """Every registered contact and whose it is."""
+        found = ((self._hss.find(impi), held) for impi, held in self._bindings.items())
+        return [(owner, each) for owner, held in found if owner is not None for each in held.current(now)]
+
+    def registered_as(self, impi: str) -> str:
+        """The identity in To of the last accepted REGISTER, "" before."""
+        return self._registered_as.get(impi, "")
+
+    def deregister(self, impi: str, event: ContactEvent) -> bool:
+        """Take all contacts of a subscriber out (TS 24.229 5.4.1.5); False: there was none."""
+        held = self._bindings.get(impi)
+        ended = held.end(event) if held else []
+        self._accepted_nonce.pop(impi, None)
+        self._changed(impi, ended)
+        return bool(ended)
+
+    def shorten(self, impi: str, seconds: float, now: float) -> bool:
+        """Let the contacts end in some seconds at the latest and challenge the next REGISTER (TS 24.229 5.4.1.6)."""
+        held = self._bindings.get(impi)
+        shortened = held.shorten(now + seconds) if held else []
+        if shortened:
+            self.rechallenge(impi)
+        self._changed(impi, shortened)
+        return bool(shortened)
+
+    def rechallenge(self, impi: str) -> None:
+        """Challenge the next REGISTER of this subscriber, whatever `reauth` says."""
+        self._to_challenge.add(impi)
+
+    def _changed(self, impi: str, contacts: list[Binding]) -> None:
+        subscriber = self._hss.find(impi)
+        if contacts and subscriber is not None:
+            self._changes.append(Change(subscriber, tuple(contacts)))
 
     def set_faults(self, impi: str, faults: Iterable[CoreFault]) -> None:
         """From now on do these things wrong for this subscriber."""
@@ -150,7 +215,8 @@ class Registrar:
             self._accepted_nonce[attempt.impi] = pending.vector.nonce
             return self._accept(attempt)
         known = flag == "yes" and bool(self.bindings(attempt.impi, now))
-        if known and self.settings.reauth == "never" and not self._kamailio:
+        wanted = self.settings.reauth == "always" or self._kamailio or attempt.impi in self._to_challenge
+        if known and not wanted:
             return self._accept(attempt)
         return self._challenge(attempt, attempt.faults)
 
@@ -297,6 +363,7 @@ class Registrar:
             faults=faults,
             another=lambda: self._hss.vector(subscriber),
         )
+        self._to_challenge.discard(attempt.impi)
         deadline = attempt.now + REG_AWAIT_AUTH
         self._pending[attempt.impi] = _Pending(vector, request.first("call-id") or "", deadline)
         if self._kamailio:
@@ -311,8 +378,11 @@ class Registrar:
         if self._kamailio:
             wished = [(contact, _clamped(lifetime)) for contact, lifetime in wished]
         held = self._bindings.setdefault(attempt.impi, Bindings())
-        held.update(request, wished, now)
+        self._changed(attempt.impi, held.expire(now))
+        changed = held.update(request, wished, now)
         current = held.current(now)
+        self._registered_as[attempt.impi] = parse_name_addr(request.first("to") or "").uri
+        self._changed(attempt.impi, changed)
         if not current:
             self._accepted_nonce.pop(attempt.impi, None)
         if self._kamailio:
@@ -322,12 +392,13 @@ class Registrar:
             listed = [f"{each.contact};expires={round(each.expires_at - now)}" for each in current]
         headers = [header("Contact", ", ".join(listed))] if listed else []
         headers.append(header("Service-Route", self.settings.service_route))
-        if current or not self._kamailio:
+        if not self._kamailio or any(lifetime for _, lifetime in wished):
             headers += [header("Path", value) for value in request.lines("path")]
             headers.append(header("P-Associated-URI", ", ".join(f"<{impu}>" for impu in attempt.subscriber.impus)))
         if charging := request.first("p-charging-vector"):
             headers.append(header("P-Charging-Vector", f'{charging};term-ioi="{self.settings.realm}"'))
-        return Reply(self._respond(request, 200, headers))
+        late = self.settings.late if CoreFault.LATE_200 in attempt.faults else 0.0
+        return Reply(self._respond(request, 200, headers), late)
 
     def _respond(self, request: Request, status: int, headers: Iterable[Header] = (), *, reason: str = "") -> Response:
         phrase = re.sub(r"[^\x20-\x7e]", "?", reason)

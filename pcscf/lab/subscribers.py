@@ -3,6 +3,7 @@
 The core and the UE read the same file, as a real HSS and a real card share K. Every refusal names the field.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -13,11 +14,14 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from pcscf import PcscfError, tomlfile
 from pcscf.lab.milenage import Milenage
+from pcscf.sip.parse import ParseError
+from pcscf.sip.uri import parse_uri
 from xfrm.model import Key
 
 
@@ -64,6 +68,16 @@ class Subscriber(BaseModel):
     sqn: Annotated[int, Field(ge=0, lt=1 << 48)] = 0
     """The last SQN used: the core goes on from it, a new card has accepted nothing above it."""
 
+    @field_validator("impus")
+    @classmethod
+    def readable(cls, impus: tuple[str, ...]) -> tuple[str, ...]:
+        for impu in impus:
+            try:
+                canonical(impu)
+            except ParseError as error:
+                raise ValueError(str(error)) from None
+        return impus
+
     @model_validator(mode="after")
     def one_operator_key(self) -> Self:
         if (self.op is None) == (self.opc is None):
@@ -98,6 +112,13 @@ class _File(BaseModel):
         if twice := next((impi for impi in impis if impis.count(impi) > 1), None):
             raise ValueError(f"{twice} is listed twice")
         return self
+
+
+def canonical(identity: str) -> str:
+    """A public identity as it is compared: no parameters, no port, no separators in a number. Raises ParseError."""
+    uri = parse_uri(identity)
+    user = re.sub(r"[-.()]", "", uri.user) if uri.scheme == "tel" or uri.user.startswith("+") else uri.user
+    return f"tel:{user}" if uri.scheme == "tel" else f"sip:{user}@{uri.host}"
 
 
 def load_subscribers(path: Path) -> dict[str, Subscriber]:

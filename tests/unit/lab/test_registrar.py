@@ -1,4 +1,4 @@
-"""The core's REGISTER procedure against published vectors, driven by hand."""
+"""The core's REGISTER procedure against published vectors, driven by hand (digest C12, B2, E2, E3)."""
 
 from base64 import b64decode, b64encode
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pcscf.aka import ChallengeError, take_challenge
+from pcscf.lab.bindings import ContactEvent
 from pcscf.lab.challenge import CoreFault, Manners
 from pcscf.lab.hss import Hss
 from pcscf.lab.registrar import Registrar, Reply
@@ -121,6 +122,33 @@ def test_a_protected_register_outside_a_challenge_follows_the_policy() -> None:
     # in clear it is always challenged, and where nothing is registered too
     assert reply(registrar, 10.0, flag="no", cseq=4).status == 401
     assert reply(core(), flag="yes").status == 401
+
+
+def test_rechallenge_asks_for_one_authentication() -> None:
+    registrar = core()
+    registered(registrar)
+    registrar.rechallenge(IMPI)
+    nonce = nonce_of(reply(registrar, 10.0, flag="yes", cseq=3, authorization=answer(SET1.nonce, b"last")))
+    assert reply(registrar, 11.0, flag="yes", cseq=4, authorization=answer(nonce, RES1)).status == 200
+    assert reply(registrar, 12.0, flag="yes", cseq=5, authorization=answer(nonce, RES1)).status == 200
+
+
+def test_changes_are_told_once_and_in_order() -> None:
+    registrar = core()
+    registered(registrar)
+    reply(registrar, 1.0, flag="yes", cseq=3, authorization=answer(SET1.nonce, RES1), expires="3600")
+    assert registrar.deadline == 3601.0
+    assert registrar.shorten(IMPI, 60, 2.0)
+    assert reply(registrar, 3.0, flag="yes", cseq=4).status == 401, "shortened: the next REGISTER is challenged"
+    registrar.expire(61.0)
+    registrar.expire(62.0)
+    assert not registrar.deregister(IMPI, ContactEvent.REJECTED)
+    told = [
+        (change.subscriber.impi, [str(each.event) for each in change.contacts]) for change in registrar.take_changes()
+    ]
+    assert told == [(IMPI, [event]) for event in ("registered", "refreshed", "shortened", "expired")]
+    assert registrar.take_changes() == [] and registrar.deadline is None
+    assert registrar.registered_as(IMPI) == f"sip:{IMPI}"
 
 
 def test_a_register_after_an_abandoned_challenge() -> None:
@@ -245,6 +273,9 @@ def test_other_faults() -> None:
     assert 'realm="wrong.' in reply(registrar).lines("www-authenticate")[0]
     registrar.set_faults(IMPI, [CoreFault.ACCEPT_WITHOUT_CHALLENGE])
     assert reply(registrar).status == 200
+    registrar.set_faults(IMPI, [CoreFault.ACCEPT_WITHOUT_CHALLENGE, CoreFault.LATE_200])
+    late = registrar.register(register(cseq=2), 0.0)
+    assert late is not None and (late.response.status, late.delay) == (200, 3.0)
 
 
 def test_the_manners_of_kamailio() -> None:
