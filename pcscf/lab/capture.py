@@ -3,6 +3,7 @@
 The count is the lab's witness: which SPIs were seen, and whether anything passed protected ports in clear.
 """
 
+import re
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from scapy.utils import PcapNgWriter
 from pcscf.lab.network import Network
 from xfrm.model import IPAddress, SaId
 
+START_LINE = re.compile(rb"(?:[A-Z]+ \S+ SIP/2\.0|SIP/2\.0 [1-6][0-9]{2} [^\r\n]*)\r\n")
 ETH_P_ALL = 0x0003
 RECEIVE_BUFFER = 8 << 20
 
@@ -60,6 +62,10 @@ class Capture:
         """ESP packets by destination and SPI, and a line for each packet that passed a protected port in clear."""
         return tally((frame for _, frame in self._frames.copy()), protected)
 
+    def in_clear(self) -> list[str]:
+        """The start line of each SIP message that went in clear, in their order."""
+        return clear_sip(frame for _, frame in self._frames.copy())
+
     def _take(self) -> None:
         while not self._done.is_set():
             try:
@@ -92,3 +98,14 @@ def tally(frames: Iterable[bytes], protected: dict[IPAddress, frozenset[int]]) -
         if any(port in protected.get(address, ()) for address, port in ends):
             clear.append(f"{transport.name} {source} port {transport.sport} to {destination} port {transport.dport}")
     return esp, clear
+
+
+def clear_sip(frames: Iterable[bytes]) -> list[str]:
+    """The start lines of SIP outside ESP; inside, null encryption would show it, too."""
+    found: list[str] = []
+    for frame in frames:
+        packet = Ether(frame)
+        transport = packet.getlayer(UDP) or packet.getlayer(TCP)
+        if transport is not None and ESP not in packet:
+            found += [line.decode(errors="replace").rstrip() for line in START_LINE.findall(bytes(transport.payload))]
+    return found

@@ -1,32 +1,33 @@
-"""The commands of the simulators: `pcscf scscf`, `pcscf ue register`, `pcscf lab`."""
+"""The commands of the simulators: `pcscf scscf`, `pcscf lab`; `pcscf ue` is `ue_command`."""
 
 import argparse
 import asyncio
 import json
-import signal
 import sys
 import time
-from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pcscf import PcscfError
+from pcscf.lab.arguments import add_backend, add_subscribers, port, share, until_told
 from pcscf.lab.challenge import CoreFault, Manners
+from pcscf.lab.control import COMMANDS, Control, command, tell
 from pcscf.lab.endpoint import Seen
-from pcscf.lab.fault import Fault
-from pcscf.lab.gm import pump, release
-from pcscf.lab.outcome import Outcome
-from pcscf.lab.phone import UeSettings
 from pcscf.lab.registrar import RegistrarSettings
 from pcscf.lab.scscf import Scscf
 from pcscf.lab.subscribers import Subscriber, SubscribersError, load_subscribers
-from pcscf.lab.ue import Ue
-from xfrm.algorithms import VALID_PAIRS, Pair
-from xfrm.backend import open_backend
-from xfrm.model import IPAddress, PortRange
+from pcscf.lab.ue_command import add_ue_command
+from pcscf.lab.unreliable import Unreliable
+from pcscf.sip.parse import ParseError
+from pcscf.sip.uri import parse_uri
+from xfrm.model import IPAddress
 
-SUBSCRIBERS = Path("config/subscribers.toml")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pcscf.lab.report import Report
+
 LAB_PHONES = (
     ("UDP", "10.45.0.2", ("hmac-sha-1-96/aes-cbc", "hmac-sha-1-96/null")),
     ("TCP", "10.45.0.3", ("null/aes-gcm", "hmac-sha-1-96/null")),
@@ -47,9 +48,15 @@ def add_commands(commands: Any) -> None:
         "001010000000001@ims.mnc001.mcc001.3gppnetwork.org=missing-ik",
     )
     scscf.add_argument("--address", type=ip_address, required=True, help="where to listen, UDP and TCP")
-    scscf.add_argument("--port", type=_port, default=5060)
-    _subscribers(scscf)
+    scscf.add_argument("--port", type=port, default=5060)
+    add_subscribers(scscf)
     scscf.add_argument("--transport", choices=("udp", "tcp"), default="udp", help="what Service-Route asks for")
+    scscf.add_argument(
+        "--service-route",
+        type=_uri,
+        metavar="URI",
+        help="name another server in Service-Route, which then gets what the UEs send",
+    )
     scscf.add_argument(
         "--manners", type=Manners, choices=list(Manners), default=Manners.IMS, help="whose habits it has"
     )
@@ -67,99 +74,43 @@ def add_commands(commands: Any) -> None:
         metavar="IMPI=FAULT",
         help=f"do it wrong for a subscriber: {', '.join(CoreFault)}",
     )
+    scscf.add_argument(
+        "--control", type=Path, metavar="SOCKET", help="take commands on this unix socket, see `pcscf scscf-tell`"
+    )
+    scscf.add_argument(
+        "--unreliable", type=share, metavar="SHARE", help="lose, double or delay this share (0 to 1) of all answers"
+    )
     scscf.set_defaults(command=_scscf)
 
-    ue = commands.add_parser("ue", help="be a phone").add_subparsers(metavar="ACTION", required=True)
-    register = ue.add_parser(
-        "register",
-        help="register with AKA and IPsec, and say what happened",
+    tell_core = commands.add_parser(
+        "scscf-tell",
+        help="tell a running simulated core to do something",
         formatter_class=raw,
-        epilog="examples:\n"
-        "  pcscf ue register --address 10.45.0.2 --pcscf 10.45.0.1 --impi 001010000000001@ims.mnc001.mcc001."
-        "3gppnetwork.org\n"
-        "  pcscf ue register --address 10.45.0.2 --pcscf 10.45.0.1 --tcp --offer hmac-sha-1-96/aes-cbc --json\n"
-        "  pcscf ue register --address 10.45.0.2 --pcscf 10.45.0.1 --fault wrong-res",
+        epilog="commands:\n  " + "\n  ".join(COMMANDS) + "\n\nexample:\n"
+        "  pcscf scscf-tell /tmp/core.sock deregister 001010000000001@ims.mnc001.mcc001.3gppnetwork.org rejected",
     )
-    _subscribers(register)
-    register.add_argument("--impi", help="which subscriber (default: the first of the file)")
-    register.add_argument("--address", type=ip_address, required=True, help="the UE's own address")
-    register.add_argument("--pcscf", type=ip_address, required=True, help="the P-CSCF's address")
-    register.add_argument("--port", type=_port, default=5060, help="port of the P-CSCF and of the UE for SIP in clear")
-    register.add_argument(
-        "--ports",
-        type=_ports,
-        metavar="FIRST-LAST",
-        help="protected ports: the first is port_us, the others take turns as port_uc (default: eight by chance)",
-    )
-    register.add_argument("--tcp", action="store_true", help="over TCP")
-    register.add_argument(
-        "--offer",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="ALG/EALG",
-        help=f"algorithms to offer, the best first: {', '.join(sorted(map(str, VALID_PAIRS)))}",
-    )
-    register.add_argument("--expires", type=int, default=600_000, metavar="SECONDS")
-    register.add_argument(
-        "--fault", type=Fault, choices=list(Fault), action="append", default=[], metavar="FAULT",
-        help=f"do it wrong: {', '.join(Fault)}",
-    )  # fmt: skip
-    _backend(register)
-    register.add_argument("--stay", action="store_true", help="stay registered until SIGTERM or Ctrl-C")
-    register.add_argument("--json", action="store_true", help="write JSON for scripts, one line")
-    register.set_defaults(command=_ue_register)
+    tell_core.add_argument("socket", type=Path, metavar="SOCKET", help="what the core has as --control")
+    tell_core.add_argument("words", nargs="+", metavar="COMMAND", help="see below")
+    tell_core.set_defaults(command=_scscf_tell)
+
+    add_ue_command(commands)
 
     lab = commands.add_parser(
         "lab",
-        help="register three phones over ESP on this machine, and verify it",
+        help="three phones register, write, call and leave over ESP on this machine, and it is verified",
         formatter_class=raw,
-        description="Makes the namespaces ue, pcscf and core, registers one UE over UDP/IPv4, one over TCP/IPv4 and "
-        "one over UDP/IPv6 with different algorithms, and holds the SA counters against a capture of Gm. "
-        "Exit status 0 only when all of it was verified.",
+        description="Makes the namespaces ue, pcscf and core. Three UEs register: one over UDP/IPv4, one over "
+        "TCP/IPv4, one over UDP/IPv6, with different algorithms. Messages, a call with preconditions, a "
+        "re-authentication in the middle of it, deregistration. After each step the SAs are looked at; their counters "
+        "are held against a capture of Gm. Exit status 0 only when all of it was verified.",
         epilog="examples:\n  pcscf lab\n  pcscf lab --backend userspace --output /tmp/lab --json",
     )
     lab.add_argument("-c", "--config", type=Path, metavar="FILE", default=Path("config/pcscf.toml"))
-    _subscribers(lab)
+    add_subscribers(lab)
     lab.add_argument("--output", type=Path, metavar="FOLDER", default=Path("lab"), help="for capture and logs")
-    _backend(lab)
+    add_backend(lab)
     lab.add_argument("--json", action="store_true", help="write JSON for scripts")
     lab.set_defaults(command=_lab)
-
-
-def _subscribers(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--subscribers", type=Path, metavar="FILE", default=SUBSCRIBERS, help=f"default: {SUBSCRIBERS}"
-    )
-
-
-def _backend(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--backend", choices=("auto", "kernel", "userspace"), default="auto", help="who does ESP")
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65_536:
-        raise argparse.ArgumentTypeError(f"{port} is no port")
-    return port
-
-
-def _ports(text: str) -> PortRange:
-    first, _, last = text.partition("-")
-    try:
-        ports = PortRange(first=int(first), count=int(last) - int(first) + 1)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}; write FIRST-LAST, for example 31800-31807") from error
-    if ports.count < 2:
-        raise argparse.ArgumentTypeError(f"{text}: two ports at least, one is port_us, another port_uc")
-    return ports
-
-
-def _pair(text: str) -> Pair:
-    try:
-        return Pair.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _core_fault(text: str) -> tuple[str, CoreFault]:
@@ -170,12 +121,13 @@ def _core_fault(text: str) -> tuple[str, CoreFault]:
         raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(CoreFault)}") from error
 
 
-async def _until_told() -> None:
-    """Until SIGTERM or Ctrl-C."""
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()
+def _uri(text: str) -> str:
+    """Raises ArgumentTypeError for what is no SIP URI."""
+    try:
+        parse_uri(text)
+    except ParseError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _say(text: str) -> None:
@@ -189,13 +141,15 @@ def _scscf(options: argparse.Namespace) -> int:
         address=options.address,
         port=options.port,
         transport=options.transport,
+        service_route_uri=options.service_route or "",
         manners=options.manners,
         require_integrity=not options.without_integrity,
         reauth=options.reauth,
         qop=options.qop,
         min_expires=options.min_expires,
     )
-    core = Scscf(settings, subscribers, on_seen=_show)
+    unreliable = None if options.unreliable is None else Unreliable(options.unreliable)
+    core = Scscf(settings, subscribers, on_seen=_show, unreliable=unreliable)
     faults: dict[str, list[CoreFault]] = {}
     for impi, fault in options.fault:
         if impi not in subscribers:
@@ -205,78 +159,32 @@ def _scscf(options: argparse.Namespace) -> int:
         core.registrar.set_faults(impi, wrong)
 
     async def serve() -> None:
+        control = None
         await core.start()
         try:
+            if options.control is not None:
+                control = Control(options.control, partial(command, core))
+                await control.start()
             _say(f"core at {settings.address} port {settings.port}, {len(subscribers)} subscribers")
             _say("ready")
-            await _until_told()
+            await until_told()
         finally:
+            if control is not None:
+                await control.close()
             await core.close()
 
     asyncio.run(serve())
     return 0
 
 
+def _scscf_tell(options: argparse.Namespace) -> int:
+    if answer := tell(options.socket, " ".join(options.words)):
+        print(answer)
+    return 0
+
+
 def _show(seen: Seen) -> None:
     _say(f"{'<-' if seen.incoming else '->'} {seen.message.start_line} {seen.flow}")
-
-
-def _ue_register(options: argparse.Namespace) -> int:
-    subscribers = load_subscribers(options.subscribers)
-    impi = options.impi or next(iter(subscribers))
-    if impi not in subscribers:
-        raise SubscribersError(f"{options.subscribers}: no subscriber {impi}")
-    if options.address.version != options.pcscf.version:
-        raise PcscfError(f"{options.address} and {options.pcscf} are of different families")
-    settings = UeSettings(
-        subscriber=subscribers[impi],
-        address=options.address,
-        pcscf=options.pcscf,
-        pcscf_port=options.port,
-        port=options.port,
-        ports=options.ports,
-        tcp=options.tcp,
-        expires=options.expires,
-        faults=frozenset(options.fault),
-    )
-    if options.offer:
-        settings = replace(settings, offers=tuple(options.offer))
-    outcome = asyncio.run(_register(settings, options))
-    return 0 if outcome.registered else 1
-
-
-async def _register(settings: UeSettings, options: argparse.Namespace) -> Outcome:
-    from pydantic_core import to_jsonable_python
-
-    choice = open_backend(options.backend)
-    pump(choice.backend)
-    ue = Ue(settings, choice.backend)
-    try:
-        await ue.start()
-        outcome = await ue.register()
-        if options.json:
-            print(json.dumps({"impi": settings.subscriber.impi} | to_jsonable_python(outcome)), flush=True)
-        else:
-            _print_outcome(outcome, choice.backend.name)
-        if options.stay:
-            await _until_told()
-        return outcome
-    finally:
-        await ue.close()
-        release(choice.backend)
-
-
-def _print_outcome(outcome: Outcome, backend: str) -> None:
-    for step in outcome.ladder:
-        way = f"spi {step.spi}" if step.spi else "clear"
-        sign, again = ("◀" if step.incoming else "▶"), " (again)" if step.again else ""
-        print(f"{step.at:<8.3f}{sign} {step.summary:<20} {way:<16} {step.flow}{again}")
-    for complaint in outcome.complaints:
-        print(f"complaint: {complaint}")
-    if outcome.registered:
-        print(f"registered for {outcome.expires} s as {', '.join(outcome.associated_uris)} ({backend} ESP)")
-    else:
-        print(f"not registered: {outcome.reason}")
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -285,13 +193,15 @@ def _lab(options: argparse.Namespace) -> int:
     own_world(sys.argv[1:])
     from rich.console import Console
 
-    from pcscf import ladder
-    from pcscf.admin.tables import sa_table
     from pcscf.config import load
     from pcscf.lab.network import Network, NetworkError
-    from pcscf.lab.scenario import Phone, Scenario
+    from pcscf.lab.report import Phone
+    from pcscf.lab.scenario import Scenario
 
     config = load(options.config)
+    core = next(((address, port) for _, address, port in config.mw.hop_addresses), None)
+    if core is None:
+        raise NetworkError(f"{options.config}: mw.next_hops names no address; the core of the lab needs one")
     subscribers = list(load_subscribers(options.subscribers).values())
     if len(subscribers) < len(LAB_PHONES):
         raise SubscribersError(f"{options.subscribers}: {len(LAB_PHONES)} subscribers are needed")
@@ -323,33 +233,45 @@ def _lab(options: argparse.Namespace) -> int:
             backend=options.backend,
             phones=phones,
             ports=(config.ipsec.ports_ps, config.ipsec.ports_pc),
-            core=(config.mw.next_hop, config.mw.next_hop_port),
+            core=core,
             tell=status.update,
         )
         with Network() as network:
             report = asyncio.run(scenario.run(network))
     if options.json:
         print(json.dumps(report.to_json(), indent=2))
-        return 0 if report.good else 1
-    console = Console(highlight=False, soft_wrap=True)
+    else:
+        _show_report(report, Console(highlight=False, soft_wrap=True))
+    return 0 if report.good else 1
+
+
+def _show_report(report: "Report", console: "Console") -> None:
+    from pcscf import ladder
+    from pcscf.admin.tables import sa_table
+
     console.print(f"ESP backend   {report.status.backend} ({report.status.reason})")
     console.print(f"Capture       {report.capture}")
-    for each in report.phones:
-        offer = each.offers[0].replace("/", " + ").replace("null + ", "").replace(" + null", "")
-        user = each.subscriber.impi.partition("@")[0]
-        console.print(f"\n[bold]UE {each.number}[/]  {user}  {each.transport}  {each.address}  {offer}")
-        for line in [ladder.heading(), *report.ladder(each)]:
+    for phone in report.phones:
+        offer = phone.offers[0].replace("/", " + ").replace("null + ", "").replace(" + null", "")
+        user = phone.subscriber.impi.partition("@")[0]
+        console.print(f"\n[bold]UE {phone.number}[/]  {user}  {phone.transport}  {phone.address}  {offer}")
+        for line in [ladder.heading(), *report.ladder(phone)]:
             console.print(line, markup=False)
-        console.print()
-        console.print(sa_table(report.sas[each.number]))
+        for four in report.sas(phone):
+            console.print(f"\nset {four[0].set_id} before deregistration: {four[0].state}")
+            console.print(sa_table(four))
+    console.print("\n[bold]Steps[/]")
+    for step in report.steps:
+        console.print(
+            f"{'ok' if step.ok else 'FAILED':<7}{step.seconds:6.3f} s {step.sas:4} SAs  {step.text}", markup=False
+        )
     console.print()
     failed = [check for check in report.checks if not check.holds]
     for check in failed:
-        console.print(f"[red]not as it must be[/]: {check.text}")
+        console.print(f"not as it must be: {check.text}", markup=False, style="red")
     if not failed:
-        sas = sum(map(len, report.sas.values()))
+        phones, sas = len(report.phones), sum(len(four) for phone in report.phones for four in report.sas(phone))
         console.print(
-            f"{len(phones)} of {len(phones)} UEs registered; {sas} SAs; every protected message seen as ESP in the "
-            f"capture and counted by its SA ({len(report.checks)} checks)"
+            f"{phones} of {phones} UEs registered, wrote, called and left; {sas} SAs; every protected message seen as "
+            f"ESP in the capture and counted by its SA ({len(report.checks)} checks)"
         )
-    return 0 if report.good else 1

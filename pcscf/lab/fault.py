@@ -1,4 +1,4 @@
-"""What a simulated UE does wrong on demand, and the small damage that takes."""
+"""What a simulated UE does wrong on demand, and the small damage that takes (digest F14)."""
 
 import re
 from enum import StrEnum
@@ -17,6 +17,7 @@ class Fault(StrEnum):
     WRONG_IK = "wrong-ik"
     """The SAs are made with another IK: nothing that either side sends passes the other's integrity check."""
     EDIT_SECURITY_VERIFY = "edit-security-verify"
+    """In the answer to the challenge, and in every protected request but ACK and CANCEL."""
     DROP_SECURITY_VERIFY = "drop-security-verify"
     EDIT_SECURITY_CLIENT = "edit-security-client"
     """In the protected REGISTER, so that it differs from the first."""
@@ -30,6 +31,37 @@ class Fault(StrEnum):
     """Once registered, a MESSAGE to the port for REGISTER."""
     TCP_FIN_AFTER_REGISTER = "tcp-fin-after-register"
     """Once registered, the TCP connection is closed, as idle phones do."""
+    TCP_RESET = "tcp-reset"
+    """Once registered, and after each request over TCP, the connection is reset: answers need another."""
+    CLEAR_INVITE = "clear-invite"
+    """Once registered, an INVITE to the port for REGISTER."""
+    ROUTE_SKIPS_SERVICE_ROUTE = "route-skips-service-route"
+    """The preloaded Route ends at the P-CSCF."""
+    ROUTE_OF_ANOTHER = "route-of-another"
+    """The preloaded Route goes on over a server that is not the one of Service-Route."""
+    FOREIGN_IDENTITY = "foreign-identity"
+    """From, P-Preferred-Identity and P-Asserted-Identity name another user."""
+    FORBIDDEN_HEADERS = "forbidden-headers"
+    """Requests and responses carry headers that only the network may set (digest C1)."""
+    SILENT = "silent"
+    """Requests of the network are never answered."""
+    LATE_ANSWER = "late-answer"
+    """They are answered after `UeSettings.late` seconds."""
+    LOSE = "lose"
+    """`UeSettings.loss` of the datagrams it sends are lost on their way, the same ones for the same seed."""
+
+
+FORBIDDEN = (
+    ("P-Asserted-Identity", "<sip:+15550000000@elsewhere.example>"),
+    ("P-Charging-Vector", "icid-value=forged;orig-ioi=elsewhere.example"),
+    ("P-Charging-Function-Addresses", "ccf=192.0.2.1"),
+    ("P-Visited-Network-ID", '"elsewhere.example"'),
+    ("P-Asserted-Service", "urn:urn-7:3gpp-service.ims.icsi.mmtel"),
+    ("Feature-Caps", "*;+g.3gpp.atcf"),
+)
+"""What a UE may not set, of `Fault.FORBIDDEN_HEADERS`."""
+ANOTHER_ROUTE = "<sip:orig@192.0.2.1:5060;lr>"
+"""Of `Fault.ROUTE_OF_ANOTHER`."""
 
 
 def spoiled(octets: bytes) -> Key:
@@ -44,6 +76,6 @@ def edited(value: str) -> str:
 
 
 def other_user(impi: str) -> str:
-    """The IMPI with the next last digit: in the lab, the neighbour's."""
+    """The IMPI, or SIP URI, with the next last digit of its user part: in the lab, the neighbour's."""
     user, at, realm = impi.partition("@")
-    return f"{user[:-1]}{(int(user[-1]) + 1) % 10}{at}{realm}" if user[-1:].isdigit() else f"x{impi}"
+    return f"{user[:-1]}{(int(user[-1]) + 1) % 10}{at}{realm}" if user[-1:].isdigit() else f"{user}x{at}{realm}"

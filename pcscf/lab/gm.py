@@ -5,14 +5,14 @@ What is said is `handset`, when is `ue`. The backend belongs to whoever made it:
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from pcscf.aka import AkaKeys
 from pcscf.lab.agreement import Offer, SecuritySet
-from pcscf.lab.endpoint import Endpoint, Seen
-from pcscf.sip.fields import parse_via, top_via
-from pcscf.sip.message import Request, Response, header, response_to
+from pcscf.lab.endpoint import Endpoint, Listener, Seen
+from pcscf.sip.fields import parse_cseq, parse_via, top_via
+from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import TimerProfile, Transaction
 from pcscf.vocabulary import Flow, Interface
@@ -27,6 +27,8 @@ LOWEST_BLOCK, BLOCKS = 20_000, 1_500
 BLOCK_TRIES = 50
 CLOSING_WAIT = 0.5
 """Seconds for the FIN of a connection to leave before its SAs go."""
+PENDING_CHECK = 0.05
+"""Seconds between two looks at the pending transactions of an old set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class StaticNumbers:
 
 
 class Gm:
-    """Sockets and SAs of one UE. `sets` are those alive, the one in use last."""
+    """Sockets and SAs of one UE. `sets` are those alive, the newest last."""
 
     def __init__(
         self,
@@ -54,7 +56,10 @@ class Gm:
         patience: float,
         on_seen: Callable[[Seen, int], None],
         on_complaint: Callable[[str], None],
+        on_request: Callable[[Request, Transaction[Flow], SecuritySet], None],
+        on_ack: Callable[[Request, SecuritySet], None],
         random_octets: Callable[[int], bytes],
+        is_lost: Callable[[], bool] = lambda: False,
     ) -> None:
         if ports is not None and ports.count < 2:
             raise ValueError(f"ports {ports} are too few: one is port_us, another port_uc")
@@ -67,13 +72,24 @@ class Gm:
         self._patience = patience
         self._on_seen = on_seen
         self._on_complaint = on_complaint
+        self._on_request = on_request
+        self._on_ack = on_ack
         self._random_octets = random_octets
-        self._endpoint = Endpoint(self._requested, timers=timers, on_seen=self._saw, admit=self._admit)
-        self._expected: dict[str, tuple[Flow, Flow]] = {}
-        """Branch of a request of ours -> the flows on which alone a 2xx, and a refusal, may come."""
+        self._is_lost = is_lost
+        self._endpoint = Endpoint(
+            self._requested,
+            timers=timers,
+            on_seen=self._saw,
+            admit=self._admit,
+            on_ack=self._acknowledged,
+            delays=self._delays,
+        )
+        self._expected: dict[tuple[str, str], tuple[Collection[Flow], Collection[Flow]]] = {}
+        """Branch and method of a request of ours -> the flows on which alone a 2xx, and a refusal, may come."""
+        self._accepted: set[SecuritySet] = set()
         self._turn = 0
         self._ends: dict[SecuritySet, float] = {}
-        self._removing: set[asyncio.Task[None]] = set()
+        self._retiring: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Bind and protect the protected ports, then the clear one. Raises OSError, XfrmError; nothing stays bound."""
@@ -91,8 +107,8 @@ class Gm:
 
     async def close(self) -> None:
         """Close the sockets, then remove the SAs: in this order nothing can leave in clear."""
-        for task in self._removing:
-            task.cancel()
+        if self._retiring is not None:
+            self._retiring.cancel()
         await self._endpoint.close()
         self._forget(self.sets)
 
@@ -125,6 +141,11 @@ class Gm:
                 await self._endpoint.transport.listen_udp(self._address, port, Interface.GM_PROTECTED)
 
     # Sets
+
+    @property
+    def in_use(self) -> SecuritySet | None:
+        """The set that carries what we send: the newest whose REGISTER was accepted (TS 33.203 7.4.1a)."""
+        return next((each for each in reversed(self.sets) if each in self._accepted), None)
 
     def new_offer(self, pairs: tuple[Pair, ...], lines: tuple[str, ...]) -> Offer:
         """Fresh SPIs and a port_uc that no set of ours has (TS 33.203 7.1, 7.4); port_us stays."""
@@ -200,14 +221,22 @@ class Gm:
         now = asyncio.get_running_loop().time()
         self._forget([each for each in self.sets if self._ends[each] <= now])
 
-    def hang_up(self, each: SecuritySet) -> None:
-        """Close the TCP connections of a set and keep the set."""
+    def hang_up(self, each: SecuritySet, *, reset: bool = False) -> None:
+        """Close the TCP connections of a set, or break them with a reset, and keep the set."""
         for flow in each.connections:
-            self._endpoint.transport.close_flow(flow)
+            if reset:
+                self._endpoint.transport.reset_flow(flow)
+            else:
+                self._endpoint.transport.close_flow(flow)
+
+    def is_connected(self, each: SecuritySet) -> bool:
+        """Whether a TCP connection of ours lives on this set."""
+        return self._endpoint.transport.is_open(each.uplink(tcp=True))
 
     def _forget(self, sets: Iterable[SecuritySet]) -> None:
-        for each in list(sets):
+        for each in [each for each in sets if each in self.sets]:  # two may have waited to remove the same
             self.sets.remove(each)
+            self._accepted.discard(each)
             del self._ends[each]
             self._backend.remove(each.ids)
 
@@ -219,7 +248,7 @@ class Gm:
             flow = Flow("TCP", Interface.GM, self._address, 0, pcscf, port)
         else:
             flow = Flow("UDP", Interface.GM, self._address, self._clear_port, pcscf, port)
-        return await self._send(request, flow, (flow, flow))
+        return await self._send(request, flow, ({flow}, {flow}))
 
     async def send_protected(
         self, request: Request, over: SecuritySet, refused_over: SecuritySet | None = None, *, tcp: bool
@@ -228,32 +257,90 @@ class Gm:
 
         A refusal may also come on `refused_over`, the set on which the procedure began (digest A9).
         """
-        ways = (over.downlink(tcp=tcp), (refused_over or over).downlink(tcp=tcp))
+        ways = (_ways_back(over, tcp=tcp), _ways_back(refused_over or over, tcp=tcp))
         return await self._send(request, over.uplink(tcp=tcp), ways)
 
-    async def _send(self, request: Request, flow: Flow, ways: tuple[Flow, Flow]) -> Response:
-        branch = _branch(request)
-        self._expected[branch] = ways
+    async def _send(self, request: Request, flow: Flow, ways: tuple[Collection[Flow], Collection[Flow]]) -> Response:
+        key = _key(request)
+        self._expected[key] = ways
         try:
             return await self._endpoint.request(request, flow, patience=self._patience)
         finally:
-            del self._expected[branch]
+            del self._expected[key]
+
+    def begin(self, request: Request, over: SecuritySet, listener: Listener, *, tcp: bool) -> Transaction[Flow]:
+        """Send inside the SAs of a set and go on; the listener hears what comes where it may."""
+        key = _key(request)
+        self._expected[key] = (_ways_back(over, tcp=tcp),) * 2
+
+        def ended() -> None:
+            self._expected.pop(key, None)
+            listener.on_end()
+
+        heard = Listener(on_response=listener.on_response, on_failure=listener.on_failure, on_end=ended)
+        return self._endpoint.begin(request, over.uplink(tcp=tcp), heard)
+
+    def abandon(self, transaction: Transaction[Flow]) -> None:
+        """Send a request of `begin` no more."""
+        self._endpoint.abandon(transaction)
+
+    def transmit(self, request: Request, over: SecuritySet, *, tcp: bool, again: bool = False) -> None:
+        """Send an ACK of a 2xx inside the SAs of a set."""
+        self._endpoint.transmit(request, over.uplink(tcp=tcp), again=again)
+
+    def reply(self, transaction: Transaction[Flow], response: Response) -> None:
+        """Answer a request of the network: by UDP from port_uc, over TCP on its connection (digest A2).
+
+        If the connection or the set has gone, on the set in use; without one nothing leaves.
+        """
+        flow = transaction.flow
+        carrier = self._set_of(flow) or self.in_use
+        if carrier is None:
+            return
+        tcp = flow.transport == "TCP"
+        if not (tcp and self._endpoint.transport.is_open(flow)):
+            flow = carrier.uplink(tcp=tcp)
+        self._endpoint.respond(transaction, response, flow)
 
     def _admit(self, message: Request | Response, flow: Flow) -> bool:
         """Whether a message came where it may (digest A6, mirrored)."""
+        carrier = self._set_of(flow)
         if isinstance(message, Response):
             try:
-                expected = self._expected.get(_branch(message))
+                expected = self._expected.get(_key(message))
             except ParseError:
                 return False
-            if expected is None or flow == expected[0] or (message.status >= 300 and flow == expected[1]):
+            if expected is not None and flow not in expected[0] and not (message.status >= 300 and flow in expected[1]):
+                asked = " or ".join(map(str, expected[0]))
+                self._on_complaint(f"the {message.status} came on {flow}, expected on {asked}; ignored")
+                return False
+            if parse_cseq(message.first("cseq") or "").method == "REGISTER":
+                if message.status == 200 and carrier is not None:
+                    self._accepted.add(carrier)
                 return True
-            self._on_complaint(f"the {message.status} came on {flow}, expected on {expected[0]}; ignored")
-            return False
-        if self._set_of(flow) is None:
+        elif carrier is None:
             self._on_complaint(f"{message.method} came on {flow}, outside every SA; ignored")
             return False
+        elif flow.transport == "UDP" and flow.local_port != carrier.offer.port_us:
+            self._on_complaint(f"{message.method} came on {flow}: by UDP it belongs at port_us; ignored")
+            return False
+        elif carrier not in self._accepted:
+            self._on_complaint(f"{message.method} came on {flow}, a set that is not established yet; ignored")
+            return False
+        if carrier is not None and carrier is self.in_use and carrier is not self.sets[0] and self._retiring is None:
+            self._retiring = asyncio.get_running_loop().create_task(self._retire(carrier))
         return True
+
+    async def _retire(self, new: SecuritySet) -> None:
+        """The network uses the new set: end the old ones when what is pending on them has ended (TS 33.203 7.4.1a)."""
+        try:
+            old = self.sets[: self.sets.index(new)]
+            flows = {flow for each in old for flow in _flows(each)}
+            while self._endpoint.busy(flows):
+                await asyncio.sleep(PENDING_CHECK)
+            await self.remove(old)
+        finally:
+            self._retiring = None
 
     def _set_of(self, flow: Flow) -> SecuritySet | None:
         if flow.interface is not Interface.GM_PROTECTED:
@@ -265,23 +352,29 @@ class Gm:
         self._on_seen(seen, carrier.spi(seen.flow, incoming=seen.incoming) if carrier else 0)
 
     def _requested(self, request: Request, transaction: Transaction[Flow]) -> None:
-        """Answer a request of the network: OPTIONS with 200, what this UE cannot do with 405."""
-        carrier = self._set_of(transaction.flow)
-        if carrier is None:
-            return  # its SAs went in the meantime
-        status = 200 if request.method == "OPTIONS" else 405
-        answer = response_to(request, status, headers=[header("Allow", "OPTIONS")], to_tag=self._random_octets(4).hex())
-        tcp = transaction.flow.transport == "TCP"
-        self._endpoint.respond(transaction, answer, transaction.flow if tcp else carrier.uplink(tcp=False))
-        if carrier is self.sets[-1] and len(self.sets) > 1:  # the network has moved to the new set (digest A8)
-            task = asyncio.get_running_loop().create_task(self.remove(self.sets[:-1]))
-            self._removing.add(task)
-            task.add_done_callback(self._removing.discard)
+        if carrier := self._set_of(transaction.flow):  # else its SAs went in the meantime
+            self._on_request(request, transaction, carrier)
+
+    def _acknowledged(self, request: Request, flow: Flow) -> None:
+        if carrier := self._set_of(flow):
+            self._on_ack(request, carrier)
+
+    def _delays(self, message: Request | Response, flow: Flow, again: bool) -> tuple[float, ...]:
+        return () if flow.transport == "UDP" and self._is_lost() else (0.0,)
 
 
-def _branch(message: Request | Response) -> str:
-    """The branch of the top Via. Raises ParseError."""
-    return parse_via(top_via(message)).branch
+def _ways_back(over: SecuritySet, *, tcp: bool) -> Collection[Flow]:
+    """Where answers may come: by UDP at port_us, over TCP on our connection or, when it has gone, on the P-CSCF's."""
+    return over.connections if tcp else (over.downlink(tcp=False),)
+
+
+def _flows(each: SecuritySet) -> Iterable[Flow]:
+    return (*each.connections, each.uplink(tcp=False), each.downlink(tcp=False))
+
+
+def _key(message: Request | Response) -> tuple[str, str]:
+    """Branch of the top Via and method. Raises ParseError."""
+    return parse_via(top_via(message)).branch, parse_cseq(message.first("cseq") or "").method
 
 
 def pump(backend: Backend) -> None:

@@ -27,6 +27,7 @@ NOT_FOR_A_UE = (
     "p-charging-function-addresses",
     "p-visited-network-id",
 )
+"""Headers that no message to a UE may hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,19 +200,22 @@ def register_request(
     return Request(method="REGISTER", uri=identity.uri, headers=tuple(headers))
 
 
-def message_request(identity: Identity, origin: Origin, *, call_id: str, tag: str, branch: str) -> Request:
-    """A short MESSAGE to ourselves: a request other than REGISTER, to be refused in clear (digest A6)."""
+def clear_request(identity: Identity, origin: Origin, *, method: str, call_id: str, tag: str, branch: str) -> Request:
+    """A MESSAGE or INVITE to ourselves: a request other than REGISTER, to be refused in clear (digest A6)."""
     headers: list[Header] = [
         header("Via", f"SIP/2.0/{'TCP' if origin.tcp else 'UDP'} {origin.host}:{origin.port};branch={branch};rport"),
         header("Max-Forwards", "70"),
         header("From", f"<{identity.impu}>;tag={tag}"),
         header("To", f"<{identity.impu}>"),
         header("Call-ID", call_id),
-        header("CSeq", "1 MESSAGE"),
+        header("CSeq", f"1 {method}"),
+        header("Contact", f"<{origin.contact}>"),
         header("Content-Type", "text/plain"),
         header("Content-Length", "5"),
     ]
-    return Request(method="MESSAGE", uri=identity.impu, headers=tuple(headers), body=b"hello")
+    if method == "MESSAGE":  # RFC 3428 forbids a Contact
+        headers = [each for each in headers if each.name != "contact"]
+    return Request(method=method, uri=identity.impu, headers=tuple(headers), body=b"hello")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

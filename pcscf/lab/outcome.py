@@ -45,3 +45,39 @@ class Outcome:
     """What a strict handset would not have taken."""
     clear_request_status: int | None = None
     """Answer to a MESSAGE sent in clear on demand, 0 for silence; None when none was sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptMessage:
+    """A MESSAGE that came in. `at` in seconds since the UE was made; `sender` is the asserted identity, else From."""
+
+    at: float
+    sender: str
+    content_type: str
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body for people; octets that are no UTF-8 (SMS over IP) in hexadecimal."""
+        try:
+            return self.body.decode()
+        except UnicodeDecodeError:
+            return self.body.hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallReport:
+    """One call, as far as it came. `status` is the final answer to the INVITE, 0 before; `reason` is for people."""
+
+    peer: str
+    incoming: bool
+    state: str
+    status: int
+    reason: str
+    early_dialogs: int
+    preconditions: bool
+    """Whether both sides agreed on them."""
+    local_ready: bool
+    remote_ready: bool
+    direction: str
+    """Of the media, as we see it."""

@@ -43,6 +43,15 @@ class UeSettings:
     timers: TimerProfile = GM_TIMERS
     patience: float = GM_TIMERS.timeout
     """For each answer."""
+    large_over_tcp: bool = True
+    """Whether a request above 1300 octets goes over TCP (RFC 3261 18.1.1) although the phone prefers UDP."""
+    resources_after: float = 0.0
+    """Seconds until our side of a call's resources is there."""
+    late: float = 3.0
+    """Of `Fault.LATE_ANSWER`."""
+    loss: float = 0.3
+    seed: int = 1
+    """Of `Fault.LOSE`: the share, 0 to 1, and what it is drawn from."""
     faults: frozenset[Fault] = frozenset()
     foreign_impi: str = ""
     """Of `Fault.FOREIGN_IMPI`; "" for the neighbour's."""

@@ -1,166 +1,76 @@
-"""`pcscf lab`: three phones register over ESP through a real P-CSCF to the lab's core, and the wire is the witness.
+"""`pcscf lab`: phones register, write, call and leave over ESP through a real P-CSCF, and the wire is the witness.
 
 Every part is the command an operator would run, in a namespace of its own: `pcscf run`, `pcscf scscf`, `pcscf ue`.
-Verified are the counters of the P-CSCF's SAs against the packets captured on Gm.
+What is verified, and how it is shown, is `report`.
 """
 
 import asyncio
-import json
-import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pcscf import ladder
 from pcscf.admin.control import ControlClient
-from pcscf.admin.views import SaRow, Status
+from pcscf.admin.views import SaRow
 from pcscf.lab.capture import Capture
+from pcscf.lab.control import ControlError, tell
 from pcscf.lab.network import Network, NetworkError
-from pcscf.lab.subscribers import Subscriber
-from pcscf.observe import MessageSeen, Record
-from pcscf.vocabulary import Interface
+from pcscf.lab.process import Process
+from pcscf.lab.report import Done, Moment, Phone, Report, verify
+from pcscf.sip.uri import parse_uri
 from xfrm.backend import BackendName
 from xfrm.model import IPAddress, PortRange, SaId
 
-START_WITHIN = 20.0
-REGISTER_WITHIN = 30.0
-SETTLE_WITHIN = 3.0
+SETTLE_WITHIN = 5.0
+CORE = 0
+OPTIONS = {"UDP": "--udp-only", "TCP": "--tcp"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phone:
-    """One UE of the scenario. `offers` in its order."""
+class Turn(NamedTuple):
+    """What one UE is to do, or the core (0). `{2}` is the number of UE 2, `{user1}` the private identity of UE 1.
 
-    number: int
-    subscriber: Subscriber
-    address: IPAddress
-    pcscf: IPAddress
-    transport: str
-    offers: tuple[str, ...]
+    `sets`: the states of all sets of that UE afterwards, the first made first; None for those it had.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was verified, or was found not to hold."""
-
-    text: str
-    holds: bool
+    who: int
+    words: str
+    sets: str | None = None
+    counts: bool = False
+    """Take counters and capture before this."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """What the scenario showed."""
-
-    status: Status
-    capture: Path
-    phones: list[Phone]
-    outcomes: dict[int, dict[str, Any]] = field(default_factory=dict)
-    sas: dict[int, list[SaRow]] = field(default_factory=dict)
-    records: list[Record] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-
-    @property
-    def good(self) -> bool:
-        return bool(self.checks) and all(check.holds for check in self.checks)
-
-    def ladder(self, phone: Phone) -> list[str]:
-        return ladder.lines(ladder.of_ue(self.records, phone.address))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "good": self.good,
-            "backend": self.status.backend,
-            "backend_reason": self.status.reason,
-            "capture": str(self.capture),
-            "checks": [{"text": check.text, "holds": check.holds} for check in self.checks],
-            "ues": [
-                {
-                    "number": phone.number,
-                    "impi": phone.subscriber.impi,
-                    "transport": phone.transport,
-                    "address": str(phone.address),
-                    "outcome": self.outcomes[phone.number],
-                    "sas": [row.model_dump(mode="json") for row in self.sas[phone.number]],
-                    "ladder": self.ladder(phone),
-                }
-                for phone in self.phones
-            ],
-        }
-
-
-class _Process:
-    """One `pcscf` command on a host of the lab; standard error goes to a log file."""
-
-    def __init__(self, name: str, log: Path) -> None:
-        self.name = name
-        self._log = log
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
-
-    async def start(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **environment},
-        )
-        self._reader = asyncio.create_task(self._follow())
-
-    async def _follow(self) -> None:
-        assert self._process is not None and self._process.stderr is not None
-        with self._log.open("wb") as log:
-            async for line in self._process.stderr:
-                log.write(line)
-                log.flush()
-                if line.rstrip().endswith(b" ready"):
-                    self._ready.set()
-
-    async def ready(self) -> None:
-        """Wait until it says `ready`. Raises NetworkError with its last words if it ends or is late."""
-        assert self._reader is not None
-        waiter = asyncio.create_task(self._ready.wait())
-        await asyncio.wait({waiter, self._reader}, timeout=START_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if not self._ready.is_set():
-            raise NetworkError(f"{self.name} did not start: {self.last_words()}")
-
-    async def result(self) -> dict[str, Any]:
-        """The JSON line it writes. Raises NetworkError if it writes none in time."""
-        assert self._process is not None and self._process.stdout is not None
-        try:
-            async with asyncio.timeout(REGISTER_WITHIN):
-                line = await self._process.stdout.readline()
-        except TimeoutError:
-            raise NetworkError(f"{self.name} had no result after {REGISTER_WITHIN:.0f} s; see {self._log}") from None
-        if not line:
-            raise NetworkError(f"{self.name} ended without a result: {self.last_words()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def last_words(self) -> str:
-        text = self._log.read_text(errors="replace").strip() if self._log.exists() else ""
-        return text.splitlines()[-1] if text else f"nothing was said (see {self._log})"
-
-    async def stop(self) -> None:
-        if self._process is None:
-            return
-        if self._process.returncode is None:
-            self._process.terminate()
-            try:
-                async with asyncio.timeout(10):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-        if self._reader is not None:
-            await self._reader
+STORY = (
+    Turn(1, "register", "active"),
+    Turn(2, "register", "active"),
+    Turn(3, "register", "active"),
+    Turn(1, "message {2} hello"),
+    Turn(2, "expect-message hello"),
+    Turn(2, "message {1} hello, too"),
+    Turn(1, "expect-message hello, too"),
+    Turn(2, "answer"),
+    Turn(1, "call {2}"),
+    Turn(2, "expect-call"),
+    Turn(CORE, "rechallenge {user1}"),
+    Turn(1, "reregister", "active new"),
+    Turn(2, "message {1} still on your old set"),
+    Turn(1, "expect-message still on your old set"),
+    Turn(1, "message {2} from my new set", "old active"),
+    Turn(2, "expect-message from my new set"),
+    Turn(2, "hangup"),
+    Turn(1, "expect-hangup"),
+    Turn(1, "deregister", "closing closing", counts=True),
+    Turn(2, "deregister", "closing"),
+    Turn(3, "deregister", "closing"),
+    Turn(1, "expect-complaints none"),
+    Turn(2, "expect-complaints none"),
+    Turn(3, "expect-complaints none"),
+)
+UNTITLED = ("expect-message", "expect-call", "expect-hangup", "expect-complaints", "answer")
+"""Steps that cause no message of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,136 +87,148 @@ class Scenario:
     tell: Callable[[str], None]
 
     async def run(self, network: Network) -> Report:
-        """Run it to the end. Raises NetworkError for what cannot even be tried."""
+        """Run it to the end, or to the first step that fails. Raises NetworkError for what cannot even be tried."""
         self.output.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pcscf-lab-")))
-            control = folder / "control.sock"
             capture = Capture(network, "pcscf", "gm")
             capture.start()
             stack.callback(capture.stop)
-            self.tell("starting core and P-CSCF")
-            core = self._process(stack, "core")
-            pcscf = self._process(stack, "pcscf")
-            address, port = self.core
-            await core.start(
-                self._command(
-                    network,
-                    "core",
-                    "scscf",
-                    f"--address={address}",
-                    f"--port={port}",
-                    f"--subscribers={self.subscribers}",
-                ),
-                {},
-            )
-            await pcscf.start(
-                self._command(network, "pcscf", "run", f"--config={self.config}"),
-                {"PCSCF_CONTROL": str(control), "PCSCF_IPSEC__BACKEND": self.backend},
-            )
-            await asyncio.gather(core.ready(), pcscf.ready())
-            client = ControlClient(control)
+            self.tell("starting core, P-CSCF and UEs")
+            ues = await self._start(stack, network, folder)
+            client = ControlClient(folder / "control.sock")
             report = Report(status=await client.status(), capture=self.output / "gm.pcapng", phones=list(self.phones))
-            for phone in self.phones:
-                self.tell(f"UE {phone.number} registers")
-                ue = self._process(stack, f"ue{phone.number}")
-                await ue.start(self._command(network, "ue", *self._ue_arguments(phone)), {})
-                report.outcomes[phone.number] = await ue.result()
-            self.tell("verifying")
-            rows, esp, clear = await self._settled(client, capture)
-            for phone in self.phones:
-                report.sas[phone.number] = [row for row in rows if row.impi == phone.subscriber.impi]
-            report.records = [row.decoded() for row in await client.journal()]
-            capture.write(report.capture)
-            report.checks = list(verify(report, rows, esp, clear))
+            try:
+                await self._play(report, ues, client, capture, folder / "core.sock")
+                self.tell("verifying")
+                report.ended = await self._moment(client, capture)
+            finally:
+                capture.write(report.capture)
+            report.sip_in_clear = capture.in_clear()
+            report.checks = verify(report)
         return report
 
-    def _process(self, stack: AsyncExitStack, name: str) -> _Process:
-        process = _Process(name, self.output / f"{name}.log")
-        stack.push_async_callback(process.stop)
-        return process
+    async def _start(self, stack: AsyncExitStack, network: Network, folder: Path) -> dict[int, Process]:
+        """Start everything; the UEs wait for their first step. Raises NetworkError."""
 
-    def _command(self, network: Network, host: str, *arguments: str) -> tuple[str, ...]:
-        return network.command(host, sys.executable, "-m", "pcscf", *arguments)
+        async def start(name: str, host: str, *arguments: str, **environment: str) -> Process:
+            process = Process(name, self.output / f"{name}.log")
+            stack.push_async_callback(process.stop)
+            await process.start(network.command(host, sys.executable, "-m", "pcscf", *arguments), environment)
+            return process
 
-    def _ue_arguments(self, phone: Phone) -> list[str]:
+        address, port = self.core
+        subscribers = f"--subscribers={self.subscribers}"
+        control = f"--control={folder / 'core.sock'}"
+        core = await start("core", "core", "scscf", f"--address={address}", f"--port={port}", subscribers, control)
+        pcscf = await start(
+            "pcscf",
+            "pcscf",
+            "run",
+            f"--config={self.config}",
+            PCSCF_CONTROL=str(folder / "control.sock"),
+            PCSCF_IPSEC__BACKEND=self.backend,
+        )
+        ues = {
+            phone.number: await start(f"ue{phone.number}", "ue", "ue", "-x", "-", subscribers, *self._arguments(phone))
+            for phone in self.phones
+        }
+        await asyncio.gather(core.ready(), pcscf.ready())
+        return ues
+
+    def _arguments(self, phone: Phone) -> list[str]:
         return [
-            "ue",
-            "register",
-            f"--subscribers={self.subscribers}",
             f"--impi={phone.subscriber.impi}",
             f"--address={phone.address}",
             f"--pcscf={phone.pcscf}",
             f"--backend={self.backend}",
-            *(["--tcp"] if phone.transport == "TCP" else []),
+            OPTIONS[phone.transport],
             *(f"--offer={offer}" for offer in phone.offers),
-            "--stay",
-            "--json",
         ]
 
-    async def _settled(self, client: ControlClient, capture: Capture) -> tuple[list[SaRow], Counter[SaId], list[str]]:
+    async def _play(
+        self, report: Report, ues: dict[int, Process], client: ControlClient, capture: Capture, core: Path
+    ) -> None:
+        """Take one step after the other, and look at the SAs after each."""
+        names = {f"user{phone.number}": phone.subscriber.impi for phone in self.phones}
+        numbers = ["", *(_number(phone) for phone in self.phones)]
+        expected = {phone.number: "" for phone in self.phones}
+        for place, turn in enumerate(STORY):
+            words = turn.words.format(*numbers, **names)
+            if turn.counts:
+                report.counted = await self._moment(client, capture)
+            self.tell(_text(turn, words))
+            at = asyncio.get_running_loop().time()
+            if turn.who == CORE:
+                said = await self._tell_core(core, words)
+            else:
+                said = await self._tell_ue(ues[turn.who], words)
+                if turn.words == "register":
+                    report.outcomes[turn.who] = said["details"].get("outcome", {})
+            if turn.sets is not None:
+                expected = {**expected, turn.who: turn.sets}
+            rows = await client.sas()
+            report.steps.append(
+                Done(
+                    text=_text(turn, words),
+                    titled=words.partition(" ")[0] not in UNTITLED,
+                    at=at,
+                    ok=said["ok"],
+                    status=said["status"],
+                    reason=said["reason"],
+                    seconds=said["seconds"],
+                    sas=len(rows),
+                    sets={phone.number: _states(phone, rows) for phone in self.phones},
+                    expected=expected,
+                )
+            )
+            if not said["ok"]:
+                report.left_out = [_text(each, each.words.format(*numbers, **names)) for each in STORY[place + 1 :]]
+                break
+
+    async def _tell_ue(self, ue: Process, words: str) -> dict[str, Any]:
+        """What it answers; its silence or end is a step that failed, so that the ladder is shown all the same."""
+        try:
+            return await ue.do(words)
+        except NetworkError as error:
+            return {"ok": False, "status": 0, "reason": str(error), "seconds": 0.0, "details": {}}
+
+    async def _tell_core(self, core: Path, words: str) -> dict[str, Any]:
+        said = {"ok": True, "status": 0, "reason": "", "seconds": 0.0}
+        try:
+            await asyncio.to_thread(tell, core, words)
+        except ControlError as error:
+            said |= {"ok": False, "reason": str(error)}
+        return said
+
+    async def _moment(self, client: ControlClient, capture: Capture) -> Moment:
         """Counters and capture of one moment: asked again while packets are still on their way between the two."""
         protected = {phone.pcscf: frozenset(port for ports in self.ports for port in ports) for phone in self.phones}
         loop = asyncio.get_running_loop()
         end = loop.time() + SETTLE_WITHIN
+        rows = await client.sas()
         while True:
-            rows = await client.sas()
-            await asyncio.sleep(0.2)
-            again = await client.sas()
+            await asyncio.sleep(0.1)
+            before, rows = rows, await client.sas()
             esp, clear = capture.count(protected)
-            counted = {SaId(row.destination, row.spi): row.packets for row in again if row.packets}
-            still = [row.packets for row in rows] == [row.packets for row in again]
+            counted = {SaId(row.destination, row.spi): row.packets for row in rows if row.packets}
+            still = [row.packets for row in rows] == [row.packets for row in before]
             if (still and counted == dict(esp)) or loop.time() > end:
-                return again, esp, clear
+                records = [row.decoded() for row in await client.journal()]
+                return Moment(sas=rows, esp=Counter(esp), clear=clear, records=records)
 
 
-def verify(report: Report, rows: list[SaRow], esp: Counter[SaId], clear: list[str]) -> list[Check]:
-    """Hold the UEs' words, the P-CSCF's counters and the capture against each other."""
-    checks: list[Check] = []
-    for phone in report.phones:
-        checks += _verify_phone(phone, report, esp)
-    known = {SaId(row.destination, row.spi) for row in rows}
-    strangers = sorted(str(sa_id.spi) for sa_id in esp.keys() - known)
-    expected = 4 * len(report.phones)
-    checks += [
-        Check(f"{len(rows)} SAs in the P-CSCF, {expected} expected", len(rows) == expected),
-        Check(f"ESP of unknown SPIs in the capture: {', '.join(strangers) or 'none'}", not strangers),
-        Check(f"packets in clear at protected ports in the capture: {'; '.join(clear[:5]) or 'none'}", not clear),
-    ]
-    return checks
+def _number(phone: Phone) -> str:
+    """What to dial for it."""
+    identity = phone.subscriber.impus[0]
+    return parse_uri(identity).user or identity
 
 
-def _verify_phone(phone: Phone, report: Report, esp: Counter[SaId]) -> list[Check]:
-    name = f"UE {phone.number}"
-    outcome, rows = report.outcomes[phone.number], report.sas[phone.number]
-    complaints = outcome.get("complaints") or []
-    registered = outcome.get("registered") is True and outcome.get("status") == 200
-    checks = [
-        Check(f"{name}: {'registered' if registered else outcome.get('reason')}", registered),
-        Check(f"{name}: what a strict handset would not take: {'; '.join(complaints) or 'nothing'}", not complaints),
-        Check(
-            f"{name}: four active SAs with the algorithms of its first offer",
-            len(rows) == 4
-            and all(row.state == "active" and f"{row.integrity}/{row.encryption}" == phone.offers[0] for row in rows),
-        ),
-        Check(
-            f"{name}: nothing dropped by its SAs", not any(row.replay_drops or row.integrity_failures for row in rows)
-        ),
-    ]
-    for row in rows:
-        seen = esp[SaId(row.destination, row.spi)]
-        checks.append(
-            Check(f"{name}: SPI {row.spi} counted {row.packets} packets, the capture has {seen}", row.packets == seen)
-        )
-    # Digest A2: over UDP a UE sends on SA 1 and hears on SA 3, over a connection of its own it hears on SA 2.
-    carried = [bool(row.packets) for row in rows]
-    expected = [True, True, False, False] if phone.transport == "TCP" else [True, False, True, False]
-    checks.append(Check(f"{name}: packets on the right ones of its SAs", carried == expected))
-    spis = {row.spi for row in rows}
-    rode = [
-        record.summary
-        for record in ladder.of_ue(report.records, phone.address)
-        if isinstance(record, MessageSeen) and record.flow.interface is Interface.GM_PROTECTED and record.spi in spis
-    ]
-    checks.append(Check(f"{name}: inside ESP went {', '.join(rode) or 'nothing'}", rode == ["REGISTER", "200 OK"]))
-    return checks
+def _text(turn: Turn, words: str) -> str:
+    return f"core: {words}" if turn.who == CORE else f"UE {turn.who}: {words}"
+
+
+def _states(phone: Phone, rows: list[SaRow]) -> str:
+    """The states of its sets, in the order in which they were made."""
+    sets = {row.set_id: row.state for row in rows if row.impi == phone.subscriber.impi}
+    return " ".join(sets[set_id] for set_id in sorted(sets))

@@ -1,23 +1,32 @@
-"""A UE with AKA and IPsec of its own (TS 24.229 5.1.1, TS 33.203 7, digest C11): registers as a phone does.
+"""A UE with AKA and IPsec of its own (TS 24.229 5.1.1, TS 33.203 7, digest C11): a phone without a radio.
 
-Here is the procedure: what is sent when, inside which set of SAs. Texts are `handset`, the agreement is `agreement`,
-the card is `usim`, sockets and SAs are `gm`. Wrong behaviour on demand is `Fault`.
+Here is registering: what is sent when, inside which set of SAs. Texts are `handset`, the agreement is `agreement`,
+the card is `usim`, sockets and SAs are `gm`. Calls and messages go over `line`, what comes in is `reception`'s. Wrong
+behaviour on demand is `Fault`.
 """
 
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from random import Random
 
 from pcscf.lab import handset
 from pcscf.lab.agreement import Offer, SecuritySet, read_server
-from pcscf.lab.endpoint import NoAnswer, Seen
+from pcscf.lab.call import Call
+from pcscf.lab.callee import Answering, IncomingCall
+from pcscf.lab.caller import OutgoingCall
+from pcscf.lab.diary import Diary
+from pcscf.lab.endpoint import NoAnswer
 from pcscf.lab.fault import Fault, edited, other_user, spoiled
 from pcscf.lab.gm import Gm
 from pcscf.lab.handset import BadChallenge, Challenge, Identity, Origin
-from pcscf.lab.outcome import Outcome, Step, Timings
+from pcscf.lab.line import Line
+from pcscf.lab.outcome import Outcome, Timings
 from pcscf.lab.phone import UeSettings, card
+from pcscf.lab.reception import Reception
 from pcscf.lab.usim import Answer, MacFailure, SyncFailure
+from pcscf.lab.watching import Todo, Watch
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from xfrm.backend import Backend
@@ -51,17 +60,20 @@ class _Procedure:
     started: float
     challenged: float | None = None
     installed: float | None = None
-    complaints: list[str] = field(default_factory=list)
-    ladder: list[Step] = field(default_factory=list)
 
 
 class Ue:
-    """One phone on a backend, which its owner closes (`gm.release`)."""
+    """One phone on a backend, which its owner closes (`gm.release`). Made inside a running loop.
+
+    `diary` has all it saw on the wire and did not like, `reception` its messages and calls.
+    """
 
     def __init__(
         self, settings: UeSettings, backend: Backend, *, random_octets: Callable[[int], bytes] = os.urandom
     ) -> None:
         self.settings = settings
+        self.diary = Diary()
+        self._lost = Random(settings.seed)
         self.gm = Gm(
             backend,
             settings.address,
@@ -70,14 +82,21 @@ class Ue:
             static=settings.static,
             timers=settings.timers,
             patience=settings.patience,
-            on_seen=self._saw,
-            on_complaint=self._complain,
+            on_seen=self.diary.saw,
+            on_complaint=self.diary.complain,
+            on_request=lambda *arrived: self.reception.requested(*arrived),
+            on_ack=lambda *arrived: self.reception.acknowledged(*arrived),
             random_octets=random_octets,
+            is_lost=self._is_lost,
         )
         self._identity = Identity.of(settings.subscriber, settings.impu)
         self._random_octets = random_octets
         self._usim = card(settings)
-        self._procedure: _Procedure | None = None
+        self._registered_until: float = 0.0
+        self.line = Line(settings, self._identity, self.gm, self.diary, random_octets)
+        self.reception = Reception(self.line)
+        self._one_at_a_time = asyncio.Lock()
+        self._following: set[asyncio.Task[None]] = set()
         self._forget()
 
     async def start(self) -> None:
@@ -86,16 +105,24 @@ class Ue:
 
     async def close(self) -> None:
         """Stop without a word to the network; no SA of ours stays."""
+        for task in self._following:
+            task.cancel()
+        self.line.close()
+        self.reception.close()
         await self.gm.close()
+
+    def set_faults(self, faults: frozenset[Fault]) -> None:
+        """Be wrong in these ways from now on. Those of the card count from the beginning only."""
+        self.settings = self.line.settings = replace(self.settings, faults=faults)
 
     @property
     def set_in_use(self) -> SecuritySet | None:
         """The set that carries what we send."""
-        return self.gm.sets[-1] if self.gm.sets else None
+        return self.gm.in_use
 
     async def register(self) -> Outcome:
         """Register in clear, as at power-on or after losing the SAs (digest F1 to F6, F12c)."""
-        if self.settings.static is not None or not self._registered:
+        if self.settings.static is not None or not self.registered:
             # The old sets of a phone with static numbers cannot stay beside the new ones: it has been off.
             await self.reboot()
         return await self._run(self.settings.expires, None)
@@ -109,16 +136,52 @@ class Ue:
         return await self._run(0, self.set_in_use)
 
     async def reboot(self) -> None:
-        """Lose everything but the card: sets, connections, Call-ID. The network hears nothing."""
+        """Lose everything but the card: sets, connections, calls, Call-ID. The network hears nothing."""
+        self.reception.close()
         await self.gm.reboot()
         self._forget()
 
-    async def message_in_clear(self) -> int:
-        """Send a MESSAGE to the port for REGISTER; the status of its answer, 0 for silence (digest A6)."""
+    @property
+    def registered(self) -> bool:
+        """Whether the last 200 to REGISTER still holds."""
+        return asyncio.get_running_loop().time() < self._registered_until
+
+    # What a phone is for
+
+    async def message(self, to: str, body: str | bytes, content_type: str = "text/plain") -> Response:
+        """Send a MESSAGE to a URI and wait for its answer; SMS over IP gives octets (RFC 3428). Raises NoAnswer."""
+        octets = body.encode() if isinstance(body, str) else body
+        return await self.line.ask(self.line.draft("MESSAGE", to, content_type=content_type, body=octets))
+
+    async def options(self, to: str) -> Response:
+        """Send OPTIONS to a URI and wait for its answer. Raises NoAnswer."""
+        return await self.line.ask(self.line.draft("OPTIONS", to))
+
+    def call(self, to: str, *, preconditions: bool = True) -> Call:
+        """Begin a call to a URI; it goes on by itself, see `Call.until`. Raises NotRegistered."""
+        call = OutgoingCall(self.line, to, preconditions=preconditions)
+        self.reception.place(call)
+        return call
+
+    def answer_as(self, answering: Answering) -> None:
+        """What to do with calls: those to come, and one that rings now."""
+        self.reception.answering = answering
+        for each in self.reception.calls:
+            if isinstance(each, IncomingCall) and each.alive:
+                each.answer_as(answering)
+
+    async def subscribe(self) -> Response:
+        """Watch our own registration: what the network says of it is done (TS 24.229 5.1.1.3). Raises NoAnswer."""
+        watch = self.reception.watch = Watch(self.line, self._told)
+        return await watch.subscribe()
+
+    async def ask_in_clear(self, method: str) -> int:
+        """Send a MESSAGE or INVITE to the port for REGISTER; the status of its answer, 0 for silence (digest A6)."""
         origin = self._origin(None)
-        request = handset.message_request(
+        request = handset.clear_request(
             self._identity,
             origin,
+            method=method,
             call_id=f"{self._token()}@{origin.host}",
             tag=self._token(),
             branch=f"z9hG4bK{self._token()}",
@@ -128,13 +191,38 @@ class Ue:
         except NoAnswer:
             return 0
 
+    def _told(self, wanted: Todo, expires: int) -> None:
+        """The network has said something of our registration (TS 24.229 5.1.1.5A, 5.1.1.7)."""
+
+        async def follow() -> None:
+            if wanted is Todo.REREGISTER:
+                await self.reregister()
+            else:
+                self.reception.close()
+                await self.gm.remove(self.gm.sets)
+                self._forget()
+                if wanted is Todo.REGISTER:
+                    await self.register()
+
+        if self._one_at_a_time.locked():
+            return  # we are at it: the end of our own procedure is newer
+        if wanted is Todo.REREGISTER and expires:
+            self._registered_until = min(self._registered_until, asyncio.get_running_loop().time() + expires)
+        task = asyncio.get_running_loop().create_task(follow())
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
     # The procedure
 
     async def _run(self, expires: int, begun_on: SecuritySet | None) -> Outcome:
-        assert self._procedure is None, "one registration procedure at a time (TS 33.203 7.4.1a)"
+        async with self._one_at_a_time:  # TS 33.203 7.4.1a
+            return await self._run_alone(expires, begun_on)
+
+    async def _run_alone(self, expires: int, begun_on: SecuritySet | None) -> Outcome:
+        mark = self.diary.mark
         self.gm.prune()
         first = self._authorization if begun_on is not None else ""
-        procedure = self._procedure = _Procedure(
+        procedure = _Procedure(
             expires=expires,
             begun_on=begun_on,
             offer=self._offer(),
@@ -146,22 +234,22 @@ class Ue:
         try:
             response, used = await self._register(procedure)
             outcome = await self._accepted(procedure, response, used)
-            if outcome.registered and Fault.NON_REGISTER_IN_CLEAR in self.settings.faults:
-                clear_request_status = await self.message_in_clear()
+            for fault, method in ((Fault.NON_REGISTER_IN_CLEAR, "MESSAGE"), (Fault.CLEAR_INVITE, "INVITE")):
+                if outcome.registered and fault in self.settings.faults:
+                    clear_request_status = await self.ask_in_clear(method)
         except (Abandoned, NoAnswer, XfrmError, ParseError) as error:
             await self.gm.remove([each for each in self.gm.sets if each not in before])
             status = error.status if isinstance(error, Abandoned) else 0
-            outcome = Outcome(registered=self._registered, status=status, reason=str(error))
-        finally:
-            self._procedure = None
+            outcome = Outcome(registered=self.registered, status=status, reason=str(error))
+        begun_at = procedure.started - self.diary.started
         return replace(
             outcome,
             sets=tuple(self.gm.sets),
             timings=Timings(
                 challenged=procedure.challenged, installed=procedure.installed, ended=self._elapsed(procedure)
             ),
-            ladder=tuple(procedure.ladder),
-            complaints=tuple(procedure.complaints),
+            ladder=tuple(replace(step, at=step.at - begun_at) for step in self.diary.steps(mark)),
+            complaints=self.diary.complaints(mark),
             clear_request_status=clear_request_status,
         )
 
@@ -181,7 +269,7 @@ class Ue:
                 challenge, complaints = handset.read_challenge(response, self._identity)
             except BadChallenge as error:
                 raise Abandoned(401, str(error)) from error
-            procedure.complaints += complaints
+            self._complain(complaints)
             try:
                 answer = self._usim.authenticate(challenge.rand, challenge.autn)
             except MacFailure as error:
@@ -242,7 +330,7 @@ class Ue:
     def _install(self, procedure: _Procedure, values: list[str], answer: Answer) -> SecuritySet:
         """Take what Security-Server offers and make the set of it. Raises Abandoned, XfrmError."""
         agreed, complaints = read_server(values, procedure.offer)
-        procedure.complaints += complaints
+        self._complain(complaints)
         if agreed is None:
             raise Abandoned(401, "no usable Security-Server in the 401")
         new = SecuritySet(
@@ -265,12 +353,13 @@ class Ue:
             raise Abandoned(200, "accepted in clear without a challenge: the network has proven nothing")
         origin = self._origin(used)
         told, complaints = handset.read_registered(response, origin, procedure.expires)
-        procedure.complaints += complaints
+        self._complain(complaints)
         if procedure.expires == 0:
             await self.gm.remove(self.gm.sets)
             self._forget()
             return Outcome(registered=False, status=200, reason="deregistered")
         self._authorization = procedure.authorization
+        self.line.registered = told
         self._registered_until = asyncio.get_running_loop().time() + told.expires
         if used is not None:
             keep = {used, procedure.begun_on}
@@ -278,6 +367,8 @@ class Ue:
             self.gm.extend(used, told.expires + LIFETIME_MARGIN)
             if Fault.TCP_FIN_AFTER_REGISTER in self.settings.faults:
                 self.gm.hang_up(used)
+            if Fault.TCP_RESET in self.settings.faults:
+                self.gm.hang_up(used, reset=True)
         return Outcome(
             registered=True,
             status=200,
@@ -322,31 +413,14 @@ class Ue:
     def _offer(self) -> Offer:
         return self.gm.new_offer(self.settings.offers, self.settings.offer_lines)
 
-    def _saw(self, seen: Seen, spi: int) -> None:
-        if self._procedure is None:
-            return
-        message = seen.message
-        summary = message.method if isinstance(message, Request) else f"{message.status} {message.reason}"
-        self._procedure.ladder.append(
-            Step(
-                at=seen.at - self._procedure.started,
-                incoming=seen.incoming,
-                flow=seen.flow,
-                spi=spi,
-                summary=summary,
-                again=seen.again,
-            )
-        )
+    def _complain(self, texts: list[str]) -> None:
+        for text in texts:
+            self.diary.complain(text)
 
-    def _complain(self, text: str) -> None:
-        if self._procedure is not None:
-            self._procedure.complaints.append(text)
+    def _is_lost(self) -> bool:
+        return Fault.LOSE in self.settings.faults and self._lost.random() < self.settings.loss
 
     # Small things
-
-    @property
-    def _registered(self) -> bool:
-        return asyncio.get_running_loop().time() < self._registered_until
 
     def _forget(self) -> None:
         """Be a UE that has just been switched on."""
@@ -354,6 +428,7 @@ class Ue:
         self._tag = self._token()
         self._cseq = 0
         self._authorization = ""
+        self.line.registered = None
         self._registered_until = 0.0
 
     def _token(self) -> str:

@@ -1,4 +1,4 @@
-"""What a strict handset takes of Security-Server, and what it says about the rest."""
+"""What a strict handset takes of Security-Server, and what it says about the rest (digest A11, C11)."""
 
 import pytest
 

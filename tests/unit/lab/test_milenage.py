@@ -1,4 +1,4 @@
-"""Milenage against TS 35.208 4.3."""
+"""Milenage against TS 35.208 4.3 (digest E1, E2)."""
 
 import pytest
 

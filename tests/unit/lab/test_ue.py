@@ -1,4 +1,7 @@
-"""The UE against a scripted P-CSCF: published challenges, every fault on demand, and what a strict handset sees."""
+"""The UE against a scripted P-CSCF: published challenges, every fault on demand, and what a strict handset sees.
+
+Digest C11, F1, F5, F12 to F14, from the side of the UE.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The card: published challenges accepted, and each of the two refusals for its own reason."""
+"""The card: published challenges accepted, and each of the two refusals for its own reason (digest E1, E2)."""
 
 import pytest
 
