@@ -1,5 +1,7 @@
 """The UE of the lab against the P-CSCF as processes: every fault of a UE, and what remains of it in the P-CSCF.
 
+Digest F12 to F14, between processes.
+
 Each UE has another user or address than the last and ports of its own, so that nothing of one is seen in the next:
 its process ends without deregistering, and the P-CSCF refuses its ports to every other user while its sets live.
 """

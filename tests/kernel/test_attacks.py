@@ -1,4 +1,7 @@
-"""What an attacker between or behind the ends can send: replayed, altered, forged and misdirected packets."""
+"""What an attacker between or behind the ends can send: replayed, altered, forged and misdirected packets.
+
+Digest A3, A5, A9 "wrong IK", F14, on the wire.
+"""
 
 import socket
 from dataclasses import replace
