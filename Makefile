@@ -1,4 +1,4 @@
-# make lab    three phones register over ESP on this machine, and it is verified
+# make lab    three phones register, write, call and leave over ESP on this machine, and it is verified
 # make test   all tests, those of the kernel on a kernel that has ESP
 # make check  format, lint, types and unit tests
 # make bench  CPU microseconds, one JSON object a line
@@ -36,8 +36,8 @@ test: packages test-packages $(VENV)/installed-dev
 	$(VENV)/bin/pytest -q tests/kernel --esp=userspace
 	@echo "== ESP of the kernel"
 	$(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel \
-	  tests/interop/test_many.py tests/interop/test_lab.py::test_lab_verifies_three_ues \
-	  tests/interop/test_tshark.py
+	  tests/interop/test_many.py tests/interop/test_calls.py tests/interop/test_tshark.py \
+	  tests/interop/test_lab.py::test_lab_verifies_three_ues
 
 check: packages $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
