@@ -234,7 +234,8 @@ class Relay:
     def unanswered(self, passage: Passage, why: str) -> None:
         """The next hop said nothing, or cannot be reached: the next way, if it makes sense."""
         assert passage.client is not None
-        if passage.originating:
+        if passage.originating and (why is not NO_ANSWER or passage.request.method == "INVITE"):
+            # Only an INVITE is answered hop by hop: silence after another request may be that of the UE it went to.
             self._hops.failed(passage.client.flow, why)
         if why is NO_ANSWER and (passage.progressed or not passage.originating):
             passage.ways.clear()  # whoever is there has had its time

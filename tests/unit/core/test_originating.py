@@ -373,6 +373,17 @@ def test_a_core_that_does_not_answer(world: World, phone: Phone) -> None:
     assert [message.status for flow, message in world.sent if flow == phone.downlink] == [408]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("method", "state"), [("MESSAGE", "active"), ("INVITE", "probing")])
+def test_silence_speaks_of_the_next_hop_only_where_it_must_answer(
+    world: World, phone: Phone, method: str, state: str
+) -> None:
+    """A user who writes to a phone that is off does not put the core out of its turn; an INVITE has a 100."""
+    sent(world, phone, method)
+    world.wait(40)
+    (hop,) = world.proxy.hops.hops()
+    assert hop.state.value == state
+
+
 def test_retransmissions_are_absorbed_and_answered_alike(world: World, phone: Phone) -> None:
     data = phone.request("MESSAGE")
     world.receive(data, phone.uplink)
