@@ -240,3 +240,40 @@ def test_phones_that_take_tcp_for_what_is_large(witness: Witness) -> None:
             phone.ok("deregister")
             phone.ok("expect-complaints none")
     assert not witness.capture.count({address: PROTECTED for address in PCSCF})[1]
+
+
+@pytest.mark.parametrize("way", [UDP, TCP], ids=["udp", "tcp"])
+def test_old_sets_end_and_the_call_goes_on(tmp_path: Path, way: Way) -> None:
+    """64*T1 after the UE moved its old set is gone, and after the deregistration all are; T1 is 0.1 s here."""
+    here, there = FAMILIES[4]
+    a, b = user(1), user(2)
+    with plant(tmp_path, core=[f"--control={tmp_path / 'core.sock'}"], PCSCF_GM__T1="0.1") as running:
+        capture = Capture(running.network, "pcscf", "gm")
+        capture.start()
+        witness = Witness(running, capture)
+
+        def until(*sets: tuple[str, str]) -> None:
+            end = time.monotonic() + SETTLE_WITHIN
+            while len(running.sas()) != 4 * len(sets):
+                assert time.monotonic() < end, running.sas()
+                time.sleep(0.2)
+            witness.holds(*sets)
+
+        with Phone(running, "alice", a, here, way.option) as alice, Phone(running, "bob", b, there, way.option) as bob:
+            alice.ok("register")
+            bob.ok("register")
+            bob.ok("answer")
+            alice.ok(f"call {number(2)}")
+            tell(tmp_path / "core.sock", f"rechallenge {a}")
+            alice.ok("reregister")
+            say(alice, bob, 2, "from-the-new-set")
+            witness.holds((a, "old"), (a, "active"), (b, "active"))
+            until((a, "active"), (b, "active"))
+            say(bob, alice, 1, "after-the-old-one")
+            alice.ok("hangup")
+            bob.ok("expect-hangup")
+            alice.ok("deregister")
+            bob.ok("deregister")
+            until()
+        capture.stop()
+        assert not capture.count({address: PROTECTED for address in PCSCF})[1]
