@@ -19,6 +19,7 @@ from pcscf.passage import (
     Sides,
     has_privacy,
     host_of,
+    preferred_of,
     readable,
     route_uri,
     tag_of,
@@ -29,6 +30,7 @@ from pcscf.routing import (
     SEC_AGREE,
     SECURITY_HEADERS,
     hops_left,
+    less_our_via,
     option_tags,
     received_via,
     without_sec_agree,
@@ -209,15 +211,7 @@ class Originating:
         "" for a UE that has none: an emergency caller who is not registered.
         """
         own = registration.associated_uris
-        for value in request.values("p-preferred-identity"):
-            if value in own:
-                return value
-            if readable(value):
-                wanted = route_uri(value)
-                found = next((each for each in own if same_uri(route_uri(each), wanted)), None)
-                if found is not None:
-                    return found
-        return own[0] if own else ""
+        return preferred_of(own, request.values("p-preferred-identity")) or (own[0] if own else "")
 
     def _to_core(
         self,
@@ -282,10 +276,7 @@ class Originating:
         for item in response.headers:
             name = item.name
             if name == "via":
-                if seen_via:
-                    out.append(item)
-                elif rest := split_list(item.value)[1:]:
-                    out.append(header("Via", ", ".join(rest)))
+                out += [item] if seen_via else less_our_via(item)
                 seen_via = True
             elif name in NOT_TO_A_UE or (drop_identity and name == "p-asserted-identity"):
                 continue

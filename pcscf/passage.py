@@ -14,7 +14,7 @@ from pcscf.routing import CoreSide
 from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.message import Header, Message, Request, Response
 from pcscf.sip.parse import ParseError
-from pcscf.sip.uri import Uri, parse_uri
+from pcscf.sip.uri import Uri, parse_uri, same_uri
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress, PortRange, bracketed
 
@@ -101,7 +101,17 @@ def host_of(address: IPAddress, port: int) -> str:
 def readable(value: str) -> bool:
     """Whether a name-addr and its URI can be read."""
     try:
-        parse_uri(parse_name_addr(value).uri)
+        route_uri(value)
     except ParseError:
         return False
     return True
+
+
+def preferred_of(own: tuple[str, ...], values: Sequence[str]) -> str:
+    """The first of the user's identities that P-Preferred-Identity names, as the core wrote it; "" if it names none."""
+    for value in values:
+        if readable(value):
+            wanted = route_uri(value)
+            if found := next((each for each in own if same_uri(route_uri(each), wanted)), ""):
+                return found
+    return ""

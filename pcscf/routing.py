@@ -174,6 +174,12 @@ def _drop_param(value: str, name: str) -> str:
     )
 
 
+def less_our_via(item: Header) -> list[Header]:
+    """The first Via line of a response without our own value: nothing, if that was all (RFC 3261 16.7 step 3)."""
+    rest = split_list(item.value)[1:]
+    return [header("Via", ", ".join(rest))] if rest else []
+
+
 def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response:
     """A response of the core as it goes to the UE: our Via and what is the network's own taken out (digest C3, C4).
 
@@ -184,9 +190,7 @@ def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response
     for item in response.headers:
         if item.name == "via" and not seen_via:
             seen_via = True
-            rest = split_list(item.value)[1:]
-            if rest:
-                out.append(header("Via", ", ".join(rest)))
+            out += less_our_via(item)
         elif item.name in NOT_TO_A_UE:
             continue
         else:

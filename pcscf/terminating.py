@@ -15,18 +15,19 @@ from pcscf.passage import (
     Sides,
     has_privacy,
     host_of,
+    preferred_of,
     readable,
     route_uri,
     tag_of,
 )
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration
-from pcscf.routing import CHARGING_HEADERS, SECURITY_HEADERS, hops_left, received_via
+from pcscf.routing import CHARGING_HEADERS, SECURITY_HEADERS, hops_left, less_our_via, received_via
 from pcscf.signalling import Signalling
 from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.message import REASONS, Header, Request, Response, header, split_list
 from pcscf.sip.parse import ParseError
-from pcscf.sip.uri import parse_uri, same_uri
+from pcscf.sip.uri import parse_uri
 from pcscf.vocabulary import Flow
 
 MOST_OVER_UDP = 1300
@@ -184,10 +185,7 @@ class Terminating:
         for item in response.headers:
             name = item.name
             if name == "via":
-                if seen_via:
-                    out.append(item)
-                elif rest := split_list(item.value)[1:]:
-                    out.append(header("Via", ", ".join(rest)))
+                out += [item] if seen_via else less_our_via(item)
                 seen_via = True
             elif name in NOT_FROM_A_UE:
                 if name == "p-preferred-identity":
@@ -211,11 +209,8 @@ class Terminating:
 def _asserted(registration: Registration, preferred: list[str], called: str) -> str:
     """Who answers: one of the user's identities that it prefers, else the one that was called, else its default."""
     own = registration.associated_uris
-    for value in preferred:
-        if readable(value):
-            wanted = route_uri(value)
-            if found := next((each for each in own if same_uri(route_uri(each), wanted)), None):
-                return found
+    if found := preferred_of(own, preferred):
+        return found
     if called and readable(called):
         return called if called in own else f"<{parse_name_addr(called).uri}>"
     return own[0] if own else ""

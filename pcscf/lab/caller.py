@@ -16,8 +16,6 @@ from pcscf.sip.message import Response, header
 from pcscf.sip.parse import ParseError
 
 MOST_FORKS = 16
-RING_WITHIN = 180.0
-"""Seconds after which a call that only rings is given up (above timer C of a proxy)."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
