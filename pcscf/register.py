@@ -564,8 +564,12 @@ def _granted(request: Request, response: Response, address: IPAddress, others: C
 
 
 def _seconds(*texts: str | None) -> int | None:
-    """The first of these that is a number of seconds."""
-    return next((int(text) for text in texts if text and text.strip().isascii() and text.strip().isdigit()), None)
+    """The first of these that is a number of seconds, of ten digits at most."""
+    for text in texts:
+        digits = (text or "").strip()
+        if digits.isascii() and digits.isdigit() and len(digits) <= 10:
+            return int(digits)
+    return None
 
 
 def _host_is(uri: str, address: IPAddress) -> bool:

@@ -338,3 +338,14 @@ def test_a_dialog_named_like_another_ues_is_left_alone(world: World, phone: Phon
         world.sent.clear()
     (dialog,) = world.proxy.dialogs._dialogs.values()
     assert dialog.registration.key.impi == phone.user and dialog.expires == math.inf
+
+
+def test_a_lifetime_of_thousands_of_digits_is_no_number(world: World, phone: Phone) -> None:
+    """Python would refuse to read it, and the answer of the core would be lost with it."""
+    phone.challenged()
+    data = phone.answer().replace(b"Expires: 600000", b"Expires: " + b"9" * 5000)
+    world.receive(data, phone.uplink)
+    world.receive(answer(world.at_core(), "200 OK"), CORE)
+    assert world.at_phone()[1].status == 200
+    (registration,) = world.proxy.registrar
+    assert registration.expires == world.now + 600_000
