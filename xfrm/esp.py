@@ -110,12 +110,27 @@ class _Hmac:
         self._outer.update(bytes(octet ^ 0x5C for octet in block))
         self._size = size
 
+    def fits(self, data: Octets, icv: Octets) -> bool:
+        return compare_digest(self.value(data), icv)
+
     def value(self, data: Octets) -> bytes:
         inner = self._inner.copy()
         inner.update(data)
         outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()[: self._size]
+
+
+class _AnyIcv(_Hmac):
+    """An integrity check value of an algorithm that is not known: it is passed over, and nothing can be sealed."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        pass
+
+    def fits(self, data: Octets, icv: Octets) -> bool:
+        return True
 
 
 class _NullHmac:
@@ -133,7 +148,7 @@ class _NullHmac:
 
     def open(self, packet: Octets) -> bytes:
         body = packet[: -self._icv]
-        if not compare_digest(self._hmac.value(body), packet[-self._icv :]):
+        if not self._hmac.fits(body, packet[-self._icv :]):
             raise IntegrityFailure
         return bytes(body[HEADER:])
 
@@ -162,7 +177,7 @@ class _CbcHmac:
 
     def open(self, packet: Octets) -> bytes:
         body = packet[: -self._icv]
-        if not compare_digest(self._hmac.value(body), packet[-self._icv :]):
+        if not self._hmac.fits(body, packet[-self._icv :]):
             raise IntegrityFailure
         return self._decryptor.update(body[HEADER:])[self._iv :]
 
@@ -232,7 +247,30 @@ class _Sizes:
         self.fixed = HEADER + aead.iv + (aead.icv or (integrity.icv if integrity is not None else 0))
 
 
-def _transform(sa: Sa) -> tuple[_Transform, _Sizes]:
+class Suite(Protocol):
+    """What it takes to open packets: an `Sa`, or what somebody wrote down of one."""
+
+    @property
+    def integrity(self) -> Integrity: ...
+    @property
+    def encryption(self) -> Encryption: ...
+    @property
+    def integrity_key(self) -> Key: ...
+    @property
+    def encryption_key(self) -> Key: ...
+    @property
+    def replay_window(self) -> int: ...
+
+
+def _cipher(suite: Suite, hmac: _Hmac, icv: int) -> _Transform:
+    encryption = ENCRYPTION[suite.encryption]
+    if suite.encryption is Encryption.NULL:
+        return _NullHmac(hmac, icv)
+    cipher = AES if suite.encryption is Encryption.AES_CBC else TripleDES
+    return _CbcHmac(cipher(bytes(suite.encryption_key)), encryption.iv, hmac, icv)
+
+
+def _transform(sa: Suite) -> tuple[_Transform, _Sizes]:
     """Raises ValueError for a pair that TS 33.203 Annex H does not allow and for a key of the wrong length."""
     if Pair(sa.integrity, sa.encryption) not in VALID_PAIRS:
         raise ValueError(f"{sa.integrity}/{sa.encryption} is not a pair TS 33.203 Annex H allows")
@@ -251,10 +289,7 @@ def _transform(sa: Sa) -> tuple[_Transform, _Sizes]:
         return _Gmac(sa.integrity_key, integrity.salt), sizes
     hash_name = "sha1" if sa.integrity is Integrity.HMAC_SHA_1_96 else "md5"
     hmac = _Hmac(hash_name, sa.integrity_key, integrity.icv)
-    if sa.encryption is Encryption.NULL:
-        return _NullHmac(hmac, integrity.icv), sizes
-    cipher = AES if sa.encryption is Encryption.AES_CBC else TripleDES
-    return _CbcHmac(cipher(bytes(sa.encryption_key)), encryption.iv, hmac, integrity.icv), sizes
+    return _cipher(sa, hmac, integrity.icv), sizes
 
 
 class Sealer:
@@ -282,12 +317,19 @@ class Opener:
 
     __slots__ = ("_block", "_fixed", "_transform", "window")
 
-    def __init__(self, sa: Sa) -> None:
+    def __init__(self, sa: Suite, unchecked_icv: int = 0) -> None:
+        """`unchecked_icv`: pass over so many octets at the end, of an algorithm that is not known."""
         if sa.replay_window < 1:
             raise ValueError("an SA needs a replay window (TS 33.203 6.3)")
-        self._transform, sizes = _transform(sa)
-        self._block = sizes.block
-        self._fixed = sizes.fixed
+        if unchecked_icv:
+            encryption = ENCRYPTION[sa.encryption]
+            self._transform: _Transform = _cipher(sa, _AnyIcv(), unchecked_icv)
+            self._block = max(encryption.block, 4)
+            self._fixed = HEADER + encryption.iv + unchecked_icv
+        else:
+            self._transform, sizes = _transform(sa)
+            self._block = sizes.block
+            self._fixed = sizes.fixed
         self.window = ReplayWindow(sa.replay_window)
 
     def open(self, packet: Octets) -> tuple[bytes, int]:

@@ -1,16 +1,20 @@
-"""`python -m tests.bench [fake|kernel] [COUNT]`: one JSON object a line on standard output."""
+"""`python -m tests.bench [fake|kernel|decrypt] [COUNT]`: one JSON object a line on standard output."""
 
 import json
 import sys
 from itertools import chain
 
 from pcscf.server import settle_memory
-from tests.bench import stages, wire
+from tests.bench import decrypt, stages, wire
 
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "fake"
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
+    if name == "decrypt":
+        for figure in decrypt.measure(count):
+            print(json.dumps(figure), flush=True)
+        return
     settle_memory()
     memory = stages.memory() if name == "fake" else ()  # the kernel's memory is not ours to measure
     for figure in chain(stages.measure(name, count), wire.measure(name, count), memory):

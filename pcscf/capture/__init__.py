@@ -1,0 +1,1 @@
+"""Captures: read, written, taken, decrypted, and shown as a ladder."""
