@@ -6,20 +6,17 @@ line.
 
 from collections.abc import Iterable, Sequence
 
-from pcscf.observe import MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent, describe
+from pcscf.drawing import DOUBLE, PORT, SINGLE, TIME, Arrow, Sheet
+from pcscf.observe import Attempt, MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent, describe
 from pcscf.vocabulary import Interface
 from xfrm.model import IPAddress
 
-GM_WIDTH = 36
-MW_WIDTH = 28
-TIME = 9
-PORT = 6
-GM_END = TIME + PORT + 1 + GM_WIDTH + 1
+SHEET = Sheet(("UE", "P-CSCF", "core"), (36, 28))
 
 
 def heading() -> str:
     """The line above a ladder."""
-    return f"{'':{TIME}}{'UE':>{PORT}}{'P-CSCF':>{GM_WIDTH + 5 + PORT}}{'core':>{MW_WIDTH + 5 + PORT}}"
+    return SHEET.heading()
 
 
 def of_ue(records: Iterable[Record], address: IPAddress) -> list[Record]:
@@ -50,6 +47,8 @@ def of_ue(records: Iterable[Record], address: IPAddress) -> list[Record]:
                 if record.ue == address:
                     users.add(record.impi)
                 return record.ue == address
+            case Attempt():
+                return False  # its message is there
             case RegistrationChanged():
                 return record.impi in users
             case Problem(flow=None):
@@ -97,9 +96,7 @@ def _onward(records: Sequence[Record], place: int) -> int:
 def _lines(record: Record, onward: Record | None) -> list[str]:
     if isinstance(record, MessageSeen):
         sides = (record, onward) if isinstance(onward, MessageSeen) else (record,)
-        gm = next((_gm(each) for each in sides if each.flow.interface is not Interface.MW), "")
-        mw = next((_mw(each) for each in sides if each.flow.interface is Interface.MW), "")
-        return [f"{gm:<{GM_END - TIME + PORT - 1}} {mw}".rstrip()]
+        return [SHEET.line(sorted(map(_arrow, sides)))]
     sign = "!" if isinstance(record, Problem) else " "
     indent = f"{'':{PORT}}{sign}"
     if isinstance(record, SetChanged) and record.event is SetEvent.INSTALLED:
@@ -108,24 +105,10 @@ def _lines(record: Record, onward: Record | None) -> list[str]:
     return [f"{indent} {describe(record)}"]
 
 
-def _gm(record: MessageSeen) -> str:
+def _arrow(record: MessageSeen) -> Arrow:
     flow = record.flow
-    sign = "═" if record.spi else "─"
-    way = f" {sign * 2} spi {record.spi}" if record.spi else f" {sign * 2} clear"
-    body = _arrow(sign, record.summary, GM_WIDTH, right=record.incoming, way=way)
-    return f"{flow.remote_port:>{PORT}} {body} {flow.local_port}"
-
-
-def _mw(record: MessageSeen) -> str:
-    flow = record.flow
-    body = _arrow("─", record.summary, MW_WIDTH, right=not record.incoming)
-    return f"{flow.local_port or 'any':<{PORT - 1}}{body} {flow.remote_port}"
-
-
-def _arrow(sign: str, text: str, width: int, *, right: bool, way: str = "") -> str:
-    """An arrow with its text; what does not fit is cut from the text, never from the way."""
-    room = width - 5 - len(way)
-    label = (text if len(text) <= room else f"{text[: room - 1]}…") + way
-    if right:
-        return f"{sign * 2} {label} ".ljust(width - 1, sign) + "▶"
-    return "◀" + f"{sign} {label} ".ljust(width - 1, sign)
+    if flow.interface is Interface.MW:
+        local = str(flow.local_port or "any")
+        return Arrow(1, 2, local, str(flow.remote_port), not record.incoming, record.summary)
+    way, sign = (f"spi {record.spi}", DOUBLE) if record.spi else ("clear", SINGLE)
+    return Arrow(0, 1, str(flow.remote_port), str(flow.local_port), record.incoming, record.summary, way, sign)

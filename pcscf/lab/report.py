@@ -8,6 +8,7 @@ from typing import Any
 
 from pcscf import ladder
 from pcscf.admin.views import SaRow, Status
+from pcscf.drawing import TIME
 from pcscf.lab.subscribers import Subscriber
 from pcscf.observe import MessageSeen, Record
 from pcscf.vocabulary import Interface
@@ -99,7 +100,7 @@ class Report:
         for place, step in enumerate(titled):
             end = titled[place + 1].at if place + 1 < len(titled) else float("inf")
             if part := [record for record in records if step.at <= record.at < end]:
-                out += [f"{'':{ladder.TIME}}{step.text}", *ladder.lines(part, records[0].at)]
+                out += [f"{'':{TIME}}{step.text}", *ladder.lines(part, records[0].at)]
         return out
 
     def to_json(self) -> dict[str, Any]:
