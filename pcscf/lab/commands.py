@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from functools import partial
@@ -10,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcscf.keylog import VARIABLE, leave_no_core
 from pcscf.lab.arguments import add_backend, add_subscribers, port, share, until_told
 from pcscf.lab.challenge import CoreFault, Manners
 from pcscf.lab.control import COMMANDS, Control, command, tell
@@ -135,6 +137,7 @@ def _say(text: str) -> None:
 
 
 def _scscf(options: argparse.Namespace) -> int:
+    leave_no_core()
     subscribers = load_subscribers(options.subscribers)
     settings = RegistrarSettings(
         realm=next(iter(subscribers.values())).realm,
@@ -250,7 +253,9 @@ def _show_report(report: "Report", console: "Console") -> None:
     from pcscf.admin.tables import sa_table
 
     console.print(f"ESP backend   {report.status.backend} ({report.status.reason})")
-    console.print(f"Capture       {report.capture}")
+    keys = os.environ.get(VARIABLE)
+    how = f"; see inside: pcscf trace {report.capture} -k {keys}" if keys else ""
+    console.print(f"Capture       {report.capture}{how}", markup=False)
     for phone in report.phones:
         offer = phone.offers[0].replace("/", " + ").replace("null + ", "").replace(" + null", "")
         user = phone.subscriber.impi.partition("@")[0]

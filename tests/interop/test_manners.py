@@ -35,7 +35,7 @@ def tell(running: Plant, *words: str) -> int:
 def at_mw(capture: Capture) -> list[str]:
     """The SIP messages seen on Mw, as text; a TCP segment of the lab holds whole messages."""
     texts = []
-    for _, frame in capture._frames.copy():
+    for frame in capture.frames:
         packet = Ether(frame)
         payload = packet.getlayer(UDP) or packet.getlayer(TCP)
         if IP in packet and payload is not None and bytes(payload.payload).strip(b"\0\r\n"):

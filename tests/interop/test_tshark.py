@@ -39,7 +39,7 @@ def test_tshark_shows_the_protected_register(tmp_path: Path, pair: str) -> None:
         rows = running.sas()
     challenge = next(
         bytes(packet[UDP].payload)
-        for packet in (Ether(frame) for _, frame in mw._frames)
+        for packet in (Ether(frame) for frame in mw.frames)
         if UDP in packet and b"401 " in bytes(packet[UDP].payload)[:16]
     ).decode()
     ck, ik = (re.search(rf'{name}="([0-9a-f]+)"', challenge)[1] for name in ("ck", "ik"))  # type: ignore[index]
