@@ -26,6 +26,20 @@ class MessageSeen(NamedTuple):
     call_id: str
 
 
+class Attempt(NamedTuple):
+    """A REGISTER that asks for something, before it is judged. `spi` as in MessageSeen; `auts`: it reports the SQN."""
+
+    at: float
+    impi: str
+    impu: str
+    ue: IPAddress
+    spi: int
+    call_id: str
+    auts: bool
+    offered: str
+    """Security-Client as it came."""
+
+
 class SetEvent(StrEnum):
     """What happens to a set of SAs; the inputs of the life-cycle table in `registration`."""
 
@@ -81,7 +95,7 @@ class Problem:
     detail: str
 
 
-Record = MessageSeen | SetChanged | RegistrationChanged | Problem
+Record = MessageSeen | Attempt | SetChanged | RegistrationChanged | Problem
 
 
 def describe(record: Record) -> str:
@@ -90,6 +104,9 @@ def describe(record: Record) -> str:
         case MessageSeen():
             way = "in clear" if not record.spi else f"on SPI {record.spi}"
             return f"{record.summary} {'from' if record.incoming else 'to'} {record.flow}, {way}"
+        case Attempt():
+            auts = ", reports a synchronisation failure (auts)" if record.auts else ""
+            return f"REGISTER of {record.impu}{auts}"
         case SetChanged(event=SetEvent.INSTALLED):
             spi_uc, spi_us, spi_pc, spi_ps = record.spis
             return f"4 SAs installed: {spi_ps} {spi_uc} {spi_us} {spi_pc} ({record.detail})"

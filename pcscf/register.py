@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from pcscf import aka, routing, security
 from pcscf.nexthop import NextHops
-from pcscf.observe import SetEvent
+from pcscf.observe import Attempt, SetEvent
 from pcscf.registrar import BACKSTOP, Registrar
 from pcscf.registration import ESTABLISHED, UNPROVEN, Binding, ContactKey, Registration, SaSet, SetState
 from pcscf.security import AgreementError, Chosen, Proposal
@@ -172,7 +172,9 @@ class RegisterProcedure:
                 self._accepted(exchange, aka.strip_keys(response))
             elif response.status >= 300:
                 self._relay(exchange, aka.strip_keys(response))
-                self._authentication_failed(exchange, f"the core answered {response.status} {response.reason}")
+                why = f"the core answered {response.status} {response.reason}{_said(response)}"
+                self._turn.problem(f"REGISTER failed: {why}", None, exchange.key.impi)
+                self._authentication_failed(exchange, why)
         except ParseError as error:
             self._fail(exchange, 500, f"the core's {response.status} cannot be used: {error}")
 
@@ -222,6 +224,18 @@ class RegisterProcedure:
             raise AgreementError(403, "REGISTER without Authorization: IMS AKA needs one (TS 24.229 5.2.2)")
         key = ContactKey(impi, flow.remote, _instance(request))
         client_lines = request.lines("security-client")
+        self._turn.note(
+            Attempt(
+                self._turn.now,
+                impi,
+                address_of_record,
+                flow.remote,
+                0 if sa_set is None else sa_set.spi(flow.local_port, incoming=True),
+                request.first("call-id") or "",
+                credentials is not None and credentials.param("auts") is not None,
+                ", ".join(client_lines),
+            )
+        )
         proposal = chosen = None
         if sa_set is not None:
             self._check_protected(request, credentials, address_of_record, sa_set)
@@ -475,6 +489,12 @@ class RegisterProcedure:
         flow = self._refusal_flow(exchange.reply_flow, exchange.arrived_on)
         self._signalling.reply(exchange.server, flow, response)
         self._authentication_failed(exchange, why)
+
+
+def _said(response: Response) -> str:
+    """What else the core says of its reason (RFC 3261 20.43, RFC 3326)."""
+    words = [f"{name.title()}: {value}" for name in ("warning", "reason") if (value := response.first(name))]
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _integrity(exchange: Exchange) -> str:

@@ -131,6 +131,13 @@ class Registrar:
         if not others:
             del self._by_impi[registration.key.impi]
 
+    def unanswered(self, now: float, wait: float) -> Iterator[SaSet]:
+        """Sets whose challenge the UE has left unanswered for `wait` seconds, the newest address first."""
+        for waiting in reversed(tuple(self._unproven.values())):
+            for each in waiting.values():
+                if each.state is SetState.TEMP and not each.answering and now - each.made >= wait:
+                    yield each
+
     def admit_in_clear(self, registration: Registration, flow: Flow | None) -> None:
         """Let a contact without IPsec talk from this flow, and from no other; None: from none."""
         if registration.clear is not None and self._by_clear.get(registration.clear) is registration:
@@ -294,6 +301,7 @@ class Registrar:
             impu=impu,
             nonce=nonce,
             expires=expires,
+            made=self._turn.now,
             began_on=began_on,
         )
         registration.sets.append(made)

@@ -118,6 +118,7 @@ class SaSet:
     nonce: str
     expires: float
     """When the core's timer ends the set."""
+    made: float = 0.0
     began_on: "SaSet | None" = None
     """The established set on which the procedure began that made this one; None if it began in clear."""
     alarm: float = math.inf

@@ -44,7 +44,7 @@ class FakeKernel:
             self.sas.pop(sa_id, None)
             self.lifetimes.pop(sa_id, None)
 
-    def records(self) -> list[SaRecord]:
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         return [
             SaRecord(
                 sa=sa,
@@ -56,7 +56,14 @@ class FakeKernel:
                 last_used=None,
             )
             for sa in self.sas.values()
+            if ids is None or sa.id in ids
         ]
+
+    def drops(self) -> dict[str, int]:
+        return {}
+
+    def devices(self) -> tuple[str, ...]:
+        return ()
 
     def expirations(self) -> list[SaId]:
         return []

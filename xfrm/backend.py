@@ -36,8 +36,14 @@ class Backend(Protocol):
     def remove(self, ids: Sequence[SaId]) -> None:
         """Delete SAs; one that is gone already is no error. Raises KernelError for any other refusal."""
 
-    def records(self) -> list[SaRecord]:
-        """The SAs this process owns, with their counters."""
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
+        """The SAs this process owns, or those of `ids` that it has, with their counters. Raises XfrmError."""
+
+    def drops(self) -> dict[str, int]:
+        """Packets thrown away that no SA counts, by cause; of the whole network namespace where the kernel counts."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Network devices of its own, where opened packets come by again (none for the kernel)."""
 
     def expirations(self) -> list[SaId]:
         """SAs that reached their hard lifetime since the last call. Ask every second or so; never blocks."""

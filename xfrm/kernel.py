@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Final
 
 from xfrm import codec
@@ -37,6 +38,7 @@ from xfrm.netlink import Answer, Channel, Overrun, Request
 _NETLINK_XFRM: Final = 6
 _NLM_F_EXCL: Final = 0x200
 _NLM_F_CREATE: Final = 0x400
+_STATISTICS: Final = Path("/proc/thread-self/net/xfrm_stat")
 _GONE: Final = (0, errno.ESRCH)
 """Answers to a deletion after which the thing does not exist."""
 
@@ -144,13 +146,29 @@ class Kernel:
             if answer.errno not in _GONE:
                 raise _refused(answer, index, f"deleting {ids[index]}")
 
-    def records(self) -> list[SaRecord]:
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         """Read our SAs from the kernel, keys and counters included. Raises XfrmError."""
+        if ids is not None:
+            ours = [Request(Message.GETSA, codec.sa_id(identity)) for identity in ids if identity in self._ours]
+            return [codec.parse_record(each.payload) for each in self._requests.batch(ours) if not each.errno]
         return [
             codec.parse_record(payload)
             for payload in self._dump()
             if (state := _ours_or_none(payload, self._reqid)) and state.id in self._ours
         ]
+
+    def drops(self) -> dict[str, int]:
+        """The counters of /proc/net/xfrm_stat that are not 0: of all IPsec in this network namespace."""
+        try:
+            lines = _STATISTICS.read_text().splitlines()
+        except OSError:
+            return {}
+        counters = (line.split() for line in lines)
+        return {name: int(value) for name, value in counters if value != "0"}
+
+    def devices(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def expirations(self) -> list[SaId]:
         """Return our SAs that reached their hard limit since the last call; a lost event is found by a dump."""

@@ -253,7 +253,7 @@ class Userspace:
         lacks = missing()
         if lacks:
             raise BackendUnavailable("userspace", lacks)
-        self.drops = Drops()
+        self.dropped = Drops()
         self._gateways: dict[IPAddress, _Gateway] = {}
         self._associations: dict[SaId, _Inbound | _Outbound] = {}
         self._expired: list[SaId] = []
@@ -269,7 +269,7 @@ class Userspace:
             raise KernelError(errno.EADDRNOTAVAIL, index=0, operation=f"protecting {address}", text="name one address")
         gateway = self._gateways.get(address)
         if gateway is None:
-            gateway = self._gateways[address] = _Gateway(address, self.drops)
+            gateway = self._gateways[address] = _Gateway(address, self.dropped)
         gateway.divert.protect(ports)
         self._work[gateway.divert.tun] = gateway.seal_waiting
         self._work[gateway.divert.raw.fileno()] = gateway.open_waiting
@@ -319,11 +319,30 @@ class Userspace:
             if association is not None:
                 association.detach()
 
-    def records(self) -> list[SaRecord]:
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         """See Backend."""
         now = monotonic()
         epoch = time() - now
-        return [each.record(epoch) for each in self._associations.values() if now < each.deadline]
+        wanted = self._associations.values() if ids is None else map(self._associations.get, ids)
+        return [each.record(epoch) for each in wanted if each is not None and now < each.deadline]
+
+    def drops(self) -> dict[str, int]:
+        """See Backend. Takes some milliseconds: packets in clear are counted by nftables."""
+        drops = self.dropped
+        counted = {
+            "no SA to send on": drops.no_sa,
+            "unknown SPI": drops.unknown_spi,
+            "another's SA": drops.selector_mismatch,
+            "malformed": drops.malformed,
+            "sequence exhausted": drops.sequence_exhausted,
+            "undeliverable": drops.undeliverable,
+            "in clear": self.clear_drops(),
+        }
+        return {name: count for name, count in counted.items() if count}
+
+    def devices(self) -> tuple[str, ...]:
+        """See Backend."""
+        return tuple(gateway.divert.name for gateway in self._gateways.values())
 
     def expirations(self) -> list[SaId]:
         """See Backend."""

@@ -27,6 +27,8 @@ class CoreFault(StrEnum):
     WRONG_MAC = "wrong-mac"
     OLD_SQN = "old-sqn"
     """The first challenge has an SQN no card takes; after auts it is right."""
+    SQN_LOOP = "sqn-loop"
+    """No challenge has an SQN that a card takes, auts or not."""
     WRONG_REALM = "wrong-realm"
     NO_ANSWER = "no-answer"
     LATE_401 = "late-401"

@@ -23,6 +23,8 @@ class Fault(StrEnum):
     """In the protected REGISTER, so that it differs from the first."""
     FOREIGN_IMPI = "foreign-impi"
     """Somebody else's username inside our SA."""
+    WRONG_SPI = "wrong-spi"
+    """What it sends has SPIs one beside those of Security-Server."""
     CLEAR_TO_PROTECTED = "clear-to-protected"
     """The answer to the challenge goes to port_ps without ESP."""
     NO_SEC_AGREE = "no-sec-agree"

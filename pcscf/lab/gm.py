@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from pcscf.aka import AkaKeys
+from pcscf.keylog import KeyLog
 from pcscf.lab.agreement import Offer, SecuritySet
 from pcscf.lab.endpoint import Endpoint, Listener, Seen
 from pcscf.sip.fields import parse_cseq, parse_via, top_via
@@ -31,7 +32,7 @@ PENDING_CHECK = 0.05
 """Seconds between two looks at the pending transactions of an old set."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StaticNumbers:
     """Ports, and perhaps SPIs, of a phone that offers the same for ever (digest A11). SPI 0: a new one each time."""
 
@@ -60,6 +61,7 @@ class Gm:
         on_ack: Callable[[Request, SecuritySet], None],
         random_octets: Callable[[int], bytes],
         is_lost: Callable[[], bool] = lambda: False,
+        key_log: KeyLog | None = None,
     ) -> None:
         if ports is not None and ports.count < 2:
             raise ValueError(f"ports {ports} are too few: one is port_us, another port_uc")
@@ -76,6 +78,7 @@ class Gm:
         self._on_ack = on_ack
         self._random_octets = random_octets
         self._is_lost = is_lost
+        self._key_log = key_log
         self._endpoint = Endpoint(
             self._requested,
             timers=timers,
@@ -185,7 +188,10 @@ class Gm:
 
     def install(self, new: SecuritySet, keys: AkaKeys, lifetime: int) -> None:
         """Install the four SAs of a set. Raises XfrmError, and then the set does not exist."""
-        self._backend.install(new.associations(keys, lifetime))
+        sas = new.associations(keys, lifetime)
+        self._backend.install(sas)
+        if self._key_log is not None:
+            self._key_log.add(sas)
         self.sets.append(new)
         self._ends[new] = asyncio.get_running_loop().time() + lifetime
 

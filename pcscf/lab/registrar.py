@@ -353,7 +353,7 @@ class Registrar:
     def _challenge(self, attempt: _Attempt, faults: frozenset[CoreFault]) -> Reply:
         """401 with a fresh vector; an earlier challenge is void (TS 33.203 6.1)."""
         request, subscriber = attempt.request, attempt.subscriber
-        stale = CoreFault.OLD_SQN in faults
+        stale = bool(faults & {CoreFault.OLD_SQN, CoreFault.SQN_LOOP})
         vector = self._hss.stale_vector(subscriber) if stale else self._hss.vector(subscriber)
         headers, vector = challenge_headers(
             vector,

@@ -36,8 +36,14 @@ class Shared:
     def remove(self, ids: Sequence[SaId]) -> None:
         self._backend.remove(ids)
 
-    def records(self) -> list[SaRecord]:
-        return self._backend.records()
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
+        return self._backend.records(ids)
+
+    def drops(self) -> dict[str, int]:
+        return self._backend.drops()
+
+    def devices(self) -> tuple[str, ...]:
+        return self._backend.devices()
 
     def expirations(self) -> list[SaId]:
         return self._backend.expirations()

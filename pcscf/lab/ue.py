@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
+from pcscf.keylog import KeyLog
 from pcscf.lab import handset
 from pcscf.lab.agreement import Offer, SecuritySet, read_server
 from pcscf.lab.call import Call
@@ -69,7 +70,12 @@ class Ue:
     """
 
     def __init__(
-        self, settings: UeSettings, backend: Backend, *, random_octets: Callable[[int], bytes] = os.urandom
+        self,
+        settings: UeSettings,
+        backend: Backend,
+        *,
+        random_octets: Callable[[int], bytes] = os.urandom,
+        key_log: KeyLog | None = None,
     ) -> None:
         self.settings = settings
         self.diary = Diary()
@@ -88,6 +94,7 @@ class Ue:
             on_ack=lambda *arrived: self.reception.acknowledged(*arrived),
             random_octets=random_octets,
             is_lost=self._is_lost,
+            key_log=key_log,
         )
         self._identity = Identity.of(settings.subscriber, settings.impu)
         self._random_octets = random_octets
@@ -333,6 +340,8 @@ class Ue:
         self._complain(complaints)
         if agreed is None:
             raise Abandoned(401, "no usable Security-Server in the 401")
+        if Fault.WRONG_SPI in self.settings.faults:
+            agreed = replace(agreed, spi_pc=agreed.spi_pc ^ 1, spi_ps=agreed.spi_ps ^ 1)
         new = SecuritySet(
             ue=self.settings.address,
             pcscf=self.settings.pcscf,

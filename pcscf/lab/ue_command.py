@@ -13,9 +13,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from pcscf import PcscfError
+from pcscf.keylog import open_key_log
 from pcscf.lab.arguments import add_backend, add_subscribers, port, share, until_told
 from pcscf.lab.fault import Fault
-from pcscf.lab.gm import pump, release
+from pcscf.lab.gm import StaticNumbers, pump, release
 from pcscf.lab.outcome import Outcome, Step
 from pcscf.lab.phone import UeSettings
 from pcscf.lab.player import Player, StepResult
@@ -58,6 +59,12 @@ def add_ue_command(commands: Any) -> None:
         metavar="FIRST-LAST",
         help="protected ports: the first is port_us, the others take turns as port_uc (default: eight by chance)",
     )
+    ue.add_argument(
+        "--static",
+        type=_static,
+        metavar="PORT-C,PORT-S[,SPI-C,SPI-S]",
+        help="be a phone that offers the same protected ports, and SPIs, for ever",
+    )
     ways = ue.add_mutually_exclusive_group()
     ways.add_argument("--tcp", action="store_true", help="over TCP")
     ways.add_argument("--udp-only", action="store_true", help="over UDP, requests above 1300 octets, too")
@@ -97,6 +104,16 @@ def _ports(text: str) -> PortRange:
     return ports
 
 
+def _static(text: str) -> StaticNumbers:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+    if len(numbers) not in (2, 4) or not all(0 < number < 65_536 for number in numbers[:2]):
+        raise argparse.ArgumentTypeError(f"{text}: two ports, perhaps followed by two SPIs")
+    return StaticNumbers(*numbers)
+
+
 def _pair(text: str) -> Pair:
     try:
         return Pair.parse(text)
@@ -132,6 +149,7 @@ def _settings(options: argparse.Namespace) -> UeSettings:
         pcscf_port=options.port,
         port=options.port,
         ports=options.ports,
+        static=options.static,
         tcp=options.tcp,
         large_over_tcp=not options.udp_only,
         expires=options.expires,
@@ -144,9 +162,10 @@ def _settings(options: argparse.Namespace) -> UeSettings:
 
 async def _with_ue(settings: UeSettings, options: argparse.Namespace, steps: tuple[ScriptStep, ...] | None) -> int:
     """Be the phone. `steps` None: register once; empty: as standard input says."""
+    key_log = open_key_log("", os.environ)
     choice = open_backend(options.backend)
     pump(choice.backend)
-    ue = Ue(settings, choice.backend)
+    ue = Ue(settings, choice.backend, key_log=key_log)
     try:
         await ue.start()
         if steps is None:

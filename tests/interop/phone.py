@@ -5,7 +5,7 @@
         alice.begin(f"call {number(2)}")  # others may be told what to do meanwhile
         assert alice.result()["ok"]
 
-Users and numbers are those of config/subscribers.toml.
+Users are those of the plant, by default of config/subscribers.toml.
 """
 
 import json
@@ -17,7 +17,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from tests.interop.plant import REALM, SUBSCRIBERS, Plant
+from tests.interop.plant import REALM, Plant
 
 ANSWER_WITHIN = 120.0
 END_WITHIN = 30.0
@@ -45,7 +45,7 @@ class Phone:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 plant.network.command(
-                    "ue", sys.executable, "-m", "pcscf", "ue", "-x", "-", f"--subscribers={SUBSCRIBERS}",
+                    "ue", sys.executable, "-m", "pcscf", "ue", "-x", "-", f"--subscribers={plant.subscribers}",
                     f"--impi={user}", f"--address={address}",
                     f"--pcscf={'fd00:45::1' if ':' in address else '10.45.0.1'}", *options,
                 ),

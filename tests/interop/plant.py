@@ -27,7 +27,8 @@ START_WITHIN = 30.0
 class Plant:
     """The running processes; `folder` holds their logs and the control socket."""
 
-    def __init__(self, network: Network, folder: Path) -> None:
+    def __init__(self, network: Network, folder: Path, subscribers: Path = SUBSCRIBERS) -> None:
+        self.subscribers = subscribers
         self.network = network
         self.folder = folder
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -49,7 +50,7 @@ class Plant:
         """Start it and wait until it says `ready`."""
         process = self.start(name, host, *arguments, **environment)
         end = time.monotonic() + START_WITHIN
-        while not self.log(name).rstrip().endswith(" ready"):
+        while not any(line.endswith(" ready") for line in self.log(name).splitlines()):
             assert process.poll() is None and time.monotonic() < end, f"{name} did not start: {self.log(name)}"
             time.sleep(0.05)
         return process
@@ -105,7 +106,7 @@ def plant(
 ) -> Iterator[Plant]:
     """Namespaces, core and P-CSCF, ready; all gone afterwards. `core` are more arguments of `pcscf scscf`."""
     with network or Network(f"pcscf-test-{os.getpid()}") as made:
-        running = Plant(made, folder)
+        running = Plant(made, folder, subscribers)
         try:
             running.started("core", "core", "scscf", "--address=10.46.0.2", f"--subscribers={subscribers}", *core)
             running.started(

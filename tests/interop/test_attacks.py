@@ -446,13 +446,13 @@ def test_altered_and_reflected_esp_is_dropped(field: Field) -> None:
         field.gm.take(incoming=False)
         assert await attacker.ask(attacker.says("MESSAGE", {"Security-Verify": None}), attacker.protected()) == 404
         opened = field._opened()
-        unknown = field.backend.drops.unknown_spi
+        unknown = field.backend.dropped.unknown_spi
         for each in datagrams(field.gm.take(incoming=True)):
             if each.protocol == ESP:
                 field.inject(ATTACKER, ESP, each.data)
         await asyncio.sleep(0.05)
         assert field._opened() == opened, "the P-CSCF took its own packet"
-        assert field.backend.drops.unknown_spi == unknown
+        assert field.backend.dropped.unknown_spi == unknown
 
     seen = field.under(attack)
     assert seen.methods == ["MESSAGE"]

@@ -49,7 +49,7 @@ def tables(peer: Peer) -> list[str]:
 
 def drops(agent: Agent) -> Drops:
     assert isinstance(agent.backend, Userspace)
-    return agent.backend.drops
+    return agent.backend.dropped
 
 
 def protect_in_a_loop(agent: Agent, address: IPAddress, port: int) -> None:
