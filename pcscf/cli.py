@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,13 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcscf import PcscfError
+from pcscf.admin.explain_command import add_explain_command
+from pcscf.admin.keys_command import add_keys_command
+from pcscf.arguments import add_command, add_configuration, add_control, add_json
+from pcscf.capture.capture_command import add_capture_command
+from pcscf.capture.decrypt_command import add_decrypt_command
+from pcscf.capture.extcap_command import add_extcap_command
+from pcscf.capture.trace_command import add_trace_command
 from pcscf.lab import commands as lab
 
 if TYPE_CHECKING:
     from pcscf.admin.views import Hops
     from pcscf.config import Config
 
-DEFAULT_CONFIG = Path("config/pcscf.toml")
 log = logging.getLogger("pcscf")
 
 
@@ -43,84 +50,62 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"pcscf {version('pcscf')}")
     commands = made.add_subparsers(metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", "run the P-CSCF until SIGTERM or Ctrl-C", "pcscf run -c config/pcscf.toml -v")
-    _configuration(run)
+    run = add_command(commands, "run", "run the P-CSCF until SIGTERM or Ctrl-C", "pcscf run -c config/pcscf.toml -v")
+    add_configuration(run)
     run.add_argument("-v", "--verbose", action="store_true", help="log every message, too")
     run.set_defaults(command=_run)
 
-    check = _command(
+    check = add_command(
         commands,
         "check",
         "validate a configuration file and show the effective values",
         "pcscf check -c config/pcscf.toml\n  PCSCF_IPSEC__BACKEND=userspace pcscf check --json",
     )
-    _configuration(check)
-    _json(check)
+    add_configuration(check)
+    add_json(check)
     check.set_defaults(command=_check)
 
-    examine = _command(
+    examine = add_command(
         commands,
         "doctor",
         "look for what this machine lacks: kernel ESP, modules, capabilities, TUN, addresses, ports, time",
         "pcscf doctor\n  pcscf doctor -c config/pcscf.toml",
     )
     examine.add_argument("-c", "--config", type=Path, metavar="FILE", help="also look at its addresses and ports")
-    _json(examine)
+    add_json(examine)
     examine.set_defaults(command=_doctor)
 
-    sa = _command(
+    sa = add_command(
         commands,
         "sa",
         "show the live SAs with their counters",
         "pcscf sa\n  pcscf sa --control lab/control.sock --json",
     )
-    _control(sa)
-    _json(sa)
+    add_control(sa)
+    add_json(sa)
     sa.set_defaults(command=_sa)
 
-    hops = _command(
+    hops = add_command(
         commands,
         "hops",
         "show the next hops toward the core and their state; take one out of use",
         "pcscf hops\n  pcscf hops --disable 10.46.0.2:5060/udp",
     )
-    _control(hops)
+    add_control(hops)
     switch = hops.add_mutually_exclusive_group()
     switch.add_argument("--disable", metavar="HOP", help="send nothing there any more until it is enabled")
     switch.add_argument("--enable", metavar="HOP", help="use it again")
-    _json(hops)
+    add_json(hops)
     hops.set_defaults(command=_hops)
 
+    add_explain_command(commands)
+    add_keys_command(commands)
+    add_capture_command(commands)
+    add_decrypt_command(commands)
+    add_extcap_command(commands)
+    add_trace_command(commands)
     lab.add_commands(commands)
     return made
-
-
-def _command(commands: Any, name: str, purpose: str, examples: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=purpose,
-        description=f"{purpose[0].upper()}{purpose[1:]}.",
-        epilog=f"examples:\n  {examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return made
-
-
-def _configuration(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-c", "--config", type=Path, metavar="FILE", default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}"
-    )
-
-
-def _control(command: argparse.ArgumentParser) -> None:
-    _configuration(command)
-    command.add_argument(
-        "--control", type=Path, metavar="SOCKET", help="control socket (default: that of the configuration)"
-    )
-
-
-def _json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="write JSON for scripts")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,11 +147,13 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _serve(config: "Config") -> None:
     from pcscf.admin.control import Control
+    from pcscf.keylog import open_key_log
     from pcscf.server import Server, settle_memory
     from xfrm.backend import open_backend
 
+    key_log = open_key_log(config.keys.file, os.environ)
     choice = open_backend(config.ipsec.backend)
-    server = Server(config, choice)
+    server = Server(config, choice, key_log)
     control = Control(server, config.control)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -302,6 +303,38 @@ class Limits(Part):
     connections_per_source: Annotated[int, Field(ge=1)] = 64
 
 
+class Keys(Part):
+    """Export of the keys of every SA, for those who want to read the traffic. Empty: off."""
+
+    file: str = ""
+
+
+class Hep(Part):
+    """A collector that gets every SIP message, opened, as HEPv3 over UDP. Empty: none."""
+
+    collector: str = ""
+    capture_id: Annotated[int, Field(ge=0, le=0xFFFF_FFFF)] = 2001
+    password: SecretStr = SecretStr("")
+
+    @field_validator("collector")
+    @classmethod
+    def readable(cls, collector: str) -> str:
+        if collector:
+            _endpoint(collector)
+        return collector
+
+    @property
+    def endpoint(self) -> tuple[IPAddress, int] | None:
+        return _endpoint(self.collector) if self.collector else None
+
+
+def _endpoint(text: str) -> tuple[IPAddress, int]:
+    address, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
+        raise ValueError("not an address and a port; write for example 10.46.0.9:9060 or [fd00:46::9]:9060")
+    return _address(address.removeprefix("[").removesuffix("]")), int(port)
+
+
 class Config(BaseSettings):
     """The whole file."""
 
@@ -319,6 +352,8 @@ class Config(BaseSettings):
     emergency: Emergency = Emergency()
     reg_event: RegEvent = RegEvent()
     limits: Limits = Limits()
+    keys: Keys = Keys()
+    hep: Hep = Hep()
     visited_network: Annotated[str, Field(min_length=1, pattern=r'^[^"\\\r\n]+$')]
     control: Path = Path("/run/pcscf/control.sock")
 

@@ -8,12 +8,16 @@ import gc
 import logging
 import os
 from collections import deque
+from collections.abc import Sequence
+from itertools import islice
 from typing import assert_never
 
 from pcscf.admin.views import Status
 from pcscf.config import Config
+from pcscf.hep import Mirror
+from pcscf.keylog import KeyLog
 from pcscf.nexthop import NextHops
-from pcscf.observe import Journal, MessageSeen, Problem, Record, describe
+from pcscf.observe import Attempt, Journal, MessageSeen, Problem, Record, describe
 from pcscf.proxy import Proxy
 from pcscf.registrar import Registrar
 from pcscf.resolve import Resolver
@@ -40,10 +44,13 @@ from pcscf.vocabulary import (
     Tick,
     UpdateSecurity,
 )
+from pcscf.witness import WATCHED, Stuck, Witness
 from xfrm.backend import Choice
-from xfrm.model import SaRecord, XfrmError
+from xfrm.model import SaId, SaRecord, XfrmError
 
 log = logging.getLogger("pcscf")
+STUCK_AFTER = 0.5
+"""Seconds after which a challenge has waited for long: the UE may need help."""
 EXPIRATIONS_EVERY = 1.0
 """Seconds between looks at the backstop lifetimes of the backend."""
 
@@ -62,10 +69,13 @@ def settle_memory() -> None:
 class Server:
     """One P-CSCF on one event loop. `start`, then `stop`."""
 
-    def __init__(self, config: Config, choice: Choice) -> None:
+    def __init__(self, config: Config, choice: Choice, key_log: KeyLog | None = None) -> None:
         self.config = config
         self.choice = choice
         self.backend = choice.backend
+        self._key_log = key_log
+        self._mirror: Mirror | None = None
+        self.witness = Witness((config.ipsec.ports_ps, config.ipsec.ports_pc), self.backend.devices)
         self.journal = Journal()
         self.proxy = Proxy(config.settings, random_octets=os.urandom)
         self._transport = Transport(
@@ -89,6 +99,10 @@ class Server:
     async def start(self) -> None:
         """Bind, protect, listen. Raises OSError (an address or port) or XfrmError; nothing stays behind then."""
         config, transport = self.config, self._transport
+        if (collector := config.hep.endpoint) is not None:
+            secret = config.hep.password.get_secret_value()
+            self._mirror = Mirror(*collector, capture_id=config.hep.capture_id, password=secret)
+            transport.on_message = self._on_mirrored_message
         ports_ps, ports_pc = config.ipsec.ports_ps, config.ipsec.ports_pc
         try:
             for address in config.mw.addresses:
@@ -123,6 +137,9 @@ class Server:
         for fileno in self.backend.filenos():
             loop.remove_reader(fileno)
         self.backend.close()
+        self.witness.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
     @property
     def registrar(self) -> Registrar:
@@ -153,9 +170,17 @@ class Server:
             **self.proxy.load._asdict(),
         )
 
-    def records(self) -> list[SaRecord]:
-        """The live SAs with their counters, from the backend. Raises XfrmError."""
-        return self.backend.records()
+    @property
+    def key_export(self) -> bool:
+        return self._key_log is not None
+
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
+        """The live SAs, or some, with their counters, from the backend. Raises XfrmError."""
+        return self.backend.records(ids)
+
+    def drops(self) -> dict[str, int]:
+        """What the backend has thrown away and no SA counts."""
+        return self.backend.drops()
 
     def handle(self, event: Event) -> None:
         """Let the proxy take an event and carry out its actions, and those of what they cause."""
@@ -185,6 +210,8 @@ class Server:
         match action:
             case Send(data, flow, connect):
                 self._transport.send(data, flow, connect=connect)
+                if self._mirror is not None:
+                    self._mirror.leaving(data, flow)
             case Note(record):
                 self._record(record)
             case InstallSecurity(set_id, sas):
@@ -193,6 +220,8 @@ class Server:
                 except XfrmError as error:
                     self._events.append(SecurityRefused(set_id, error.strerror or str(error)))
                 else:
+                    if self._key_log is not None:
+                        self._key_log.add(sas)
                     self._events.append(SecurityInstalled(set_id))
             case UpdateSecurity(ids, lifetime):
                 try:
@@ -216,7 +245,7 @@ class Server:
 
     def _record(self, record: Record) -> None:
         self.journal.append(record)
-        if isinstance(record, MessageSeen):
+        if isinstance(record, MessageSeen | Attempt):
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s", describe(record))
         elif isinstance(record, Problem):
@@ -240,6 +269,7 @@ class Server:
 
     def _look_at_expirations(self) -> None:
         self._watch = asyncio.get_running_loop().call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+        self._look_at_the_stuck()
         try:
             expired = self.backend.expirations()
         except XfrmError as error:
@@ -248,7 +278,22 @@ class Server:
         if expired:
             self.handle(SecurityExpired(tuple(expired)))
 
+    def _look_at_the_stuck(self) -> None:
+        """Have the witness listen to the UEs that leave their challenge unanswered."""
+        now = asyncio.get_running_loop().time()
+        waiting = islice(self.registrar.unanswered(now, STUCK_AFTER), WATCHED)
+        stuck = [Stuck(each.id, each.parameters.ue, each.parameters.pcscf, each.ids) for each in waiting]
+        try:
+            self.witness.watch(stuck, self.backend.records)
+        except XfrmError as error:
+            self._trouble(f"the counters of SAs could not be read: {error}")
+
     def _on_message(self, message: Request | Response, flow: Flow) -> None:
+        self.handle(Received(message, flow))
+
+    def _on_mirrored_message(self, message: Request | Response, flow: Flow) -> None:
+        if self._mirror is not None:
+            self._mirror.received(message, flow)
         self.handle(Received(message, flow))
 
     def _on_malformed(self, error: ParseError, flow: Flow) -> None:

@@ -9,6 +9,7 @@ import socket
 import stat
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -16,7 +17,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pcscf import PcscfError
 from pcscf.admin import views
-from pcscf.admin.views import Hops, Inside, JournalRow, RegistrationRow, SaRow, Status, Switch
+from pcscf.admin.facts import UnknownUe, explanation
+from pcscf.admin.views import ExplanationRow, Hops, Inside, JournalRow, RegistrationRow, SaRow, Status, Switch
+from xfrm.model import XfrmError
+from xfrm.wireshark import line_of
 
 INSIDE = web.AppKey("inside", Inside)
 ANSWER_WITHIN = 10.0
@@ -24,7 +28,11 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 
 class ControlError(PcscfError):
-    """The control socket cannot be made or asked; `str` is for people."""
+    """The control socket cannot be made or asked; `str` is for people. `status`: that of HTTP, where one came."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Control:
@@ -41,6 +49,8 @@ class Control:
                 web.get("/registrations", _registrations),
                 web.get("/journal", _journal),
                 web.get("/hops", _hops),
+                web.get("/keys", _keys),
+                web.get("/explain", _explain),
                 web.post("/hops", _switch_hop),
             ]
         )
@@ -119,6 +129,23 @@ async def _hops(request: web.Request) -> web.Response:
     return web.json_response(text=views.hop_rows(request.app[INSIDE].hops, _now()).model_dump_json())
 
 
+async def _keys(request: web.Request) -> web.Response:
+    inside = request.app[INSIDE]
+    if not inside.key_export:
+        raise web.HTTPForbidden(text="key export is off")
+    return web.Response(text="".join(f"{line_of(each.sa)}\n" for each in inside.records()))
+
+
+async def _explain(request: web.Request) -> web.Response:
+    try:
+        found = explanation(request.app[INSIDE], request.query.get("ue", ""), _now())
+    except UnknownUe as error:
+        raise web.HTTPNotFound(text=str(error)) from error
+    except XfrmError as error:
+        raise web.HTTPServiceUnavailable(text=f"the counters of SAs could not be read: {error}") from error
+    return web.json_response(text=found.model_dump_json())
+
+
 async def _switch_hop(request: web.Request) -> web.Response:
     try:
         wanted = Switch.model_validate_json(await request.read())
@@ -150,14 +177,29 @@ class ControlClient:
     async def hops(self) -> Hops:
         return Hops.model_validate_json(await self._get("/hops"))
 
+    async def explain(self, ue: str) -> ExplanationRow:
+        """Where the registration of a UE is, and why. A UE that is not known raises ControlError, too."""
+        return ExplanationRow.model_validate_json(await self._get(f"/explain?ue={quote(ue, safe='')}"))
+
+    async def keys(self) -> str:
+        """The lines of Wireshark's esp_sa; refused unless keys are exported."""
+        try:
+            return (await self._get("/keys")).decode()
+        except ControlError as error:
+            if error.status == 403:
+                raise ControlError(
+                    "this P-CSCF exports no keys; start it with `keys.file` in its configuration, or ESPKEYLOGFILE in "
+                    "its environment"
+                ) from error
+            raise
+
     async def switch_hop(self, name: str, *, enabled: bool) -> None:
         """Take a next hop out of use, or back. A name that is none raises ControlError, too."""
         try:
             await self._ask("POST", "/hops", Switch(name=name, enabled=enabled).model_dump_json().encode())
         except ControlError as error:
-            cause = error.__cause__
-            if isinstance(cause, aiohttp.ClientResponseError) and cause.status == 404:
-                raise ControlError(f"no next hop {name}; `pcscf hops` shows their names") from cause
+            if error.status == 404:
+                raise ControlError(f"no next hop {name}; `pcscf hops` shows their names") from error
             raise
 
     async def _get(self, target: str) -> bytes:
@@ -167,12 +209,13 @@ class ControlClient:
         timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
         try:
             async with (
-                aiohttp.ClientSession(
-                    connector=aiohttp.UnixConnector(str(self._path)), timeout=timeout, raise_for_status=True
-                ) as session,
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._path)), timeout=timeout) as session,
                 session.request(method, f"http://pcscf{target}", data=body) as answer,
             ):
-                return await answer.read()
+                said = await answer.read()
+                if answer.status >= 400:
+                    raise ControlError(said.decode(errors="replace"), answer.status)
+                return said
         except PermissionError as error:
             raise ControlError(f"{self._path}: permission denied; ask as the user who runs the P-CSCF") from error
         except (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionError) as error:

@@ -10,13 +10,15 @@ from typing import Any, Protocol
 from pydantic import BaseModel, TypeAdapter
 
 from pcscf.nexthop import NextHops
-from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
+from pcscf.observe import Attempt, Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
 from pcscf.registrar import Registrar
 from pcscf.registration import SaSet
-from xfrm.model import IPAddress, SaRecord, bracketed
+from pcscf.witness import Witness
+from xfrm.model import IPAddress, SaId, SaRecord, bracketed
 
 KINDS: dict[str, type[Record]] = {
     "message": MessageSeen,
+    "attempt": Attempt,
     "set": SetChanged,
     "registration": RegistrationChanged,
     "problem": Problem,
@@ -37,7 +39,12 @@ class Inside(Protocol):
     @property
     def hops(self) -> NextHops: ...
     def switch_hop(self, name: str, *, enabled: bool) -> bool: ...
-    def records(self) -> list[SaRecord]: ...
+    @property
+    def key_export(self) -> bool: ...
+    def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]: ...
+    def drops(self) -> dict[str, int]: ...
+    @property
+    def witness(self) -> Witness: ...
 
 
 class Status(BaseModel):
@@ -92,6 +99,35 @@ class RegistrationRow(BaseModel):
     service_route: list[str]
     sets: list[int]
     why: str
+
+
+class CauseRow(BaseModel):
+    """One cause and what to do about it; `verdict` is a word for scripts."""
+
+    verdict: str
+    text: str
+    advice: str
+
+
+class StepRow(BaseModel):
+    """A step of a registration; `at` is seconds after its REGISTER, None if it was not reached."""
+
+    text: str
+    at: float | None
+
+
+class ExplanationRow(BaseModel):
+    """Where a registration is, and why."""
+
+    impi: str
+    address: IPAddress
+    registered: bool
+    causes: list[CauseRow]
+    steps: list[StepRow]
+    offered: str
+    chosen: str
+    why: str
+    evidence: list[str]
 
 
 class HopRow(BaseModel):

@@ -22,19 +22,34 @@ LONGEST = 600
 SIP = {name for name in FILES if name.startswith("pcscf.sip")}
 LAB = {name for name in FILES if name.startswith("pcscf.lab")}
 ADMIN = {name for name in FILES if name.startswith("pcscf.admin")}
+CAPTURE = {name for name in FILES if name.startswith("pcscf.capture")}
 XFRM = {name for name in FILES if name.partition(".")[0] == "xfrm"}
 SHELL = {
     "pcscf",
     *(
         f"pcscf.{name}"
-        for name in ("__main__", "cli", "config", "doctor", "resolve", "server", "store", "tomlfile", "transport")
+        for name in (
+            "__main__",
+            "arguments",
+            "cli",
+            "config",
+            "doctor",
+            "hep",
+            "keylog",
+            "resolve",
+            "server",
+            "store",
+            "tomlfile",
+            "transport",
+            "witness",
+        )
     ),
 }
 """What of the proxy itself may meet the world. Any other module directly in `pcscf` is core."""
-CORE = FILES.keys() - SIP - LAB - ADMIN - XFRM - SHELL
+CORE = FILES.keys() - SIP - LAB - ADMIN - CAPTURE - XFRM - SHELL
 
 WORLD = {"asyncio", "datetime", "logging", "os", "random", "secrets", "socket", "subprocess", "threading", "time"}
-WAITING = {"pcscf.resolve", "pcscf.transport", "pcscf.server", "pcscf.cli"} | LAB | ADMIN
+WAITING = {"pcscf.resolve", "pcscf.transport", "pcscf.server", "pcscf.cli"} | LAB | ADMIN | CAPTURE
 PROXY = {f"pcscf.{name}" for name in ("proxy", "register", "registrar", "registration", "server", "signalling", "turn")}
 
 
@@ -112,6 +127,11 @@ def test_a_simulator_does_not_even_reach_the_proxy(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(ADMIN))
 def test_the_admin_side_does_not_hold_the_server(module: str) -> None:
     assert not ours(module) & {"pcscf.server", "pcscf.proxy", "pcscf.transport"}
+
+
+@pytest.mark.parametrize("module", sorted(CAPTURE))
+def test_a_capture_is_read_without_the_proxy(module: str) -> None:
+    assert not ours(module) & (PROXY | LAB | {"pcscf.transport"})
 
 
 @pytest.mark.parametrize("module", sorted(FILES.keys() - LAB - {"pcscf.cli"}))
