@@ -2,13 +2,18 @@
 # make test   all tests, those of the kernel on a kernel that has ESP
 # make check  format, lint, types and unit tests
 # make bench  CPU microseconds, one JSON object a line
+# make samples  the captures of pcap-samples, made anew
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 LAB_PACKAGES := python3-venv iproute2 nftables util-linux
-TEST_PACKAGES := user-mode-linux kmod tshark sip-tester
+TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables sip-tester
+UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
+KERNEL_OUTPUT := .kernel-tests.txt
+WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py \
+  test_capture.py test_lab.py::test_lab_verifies_three_ues)
 .DEFAULT_GOAL := lab
-.PHONY: lab test check bench packages test-packages clean
+.PHONY: lab test check bench samples packages test-packages clean
 
 # Install what is missing of the system packages $(1); where we are not root, say what to install.
 define need
@@ -30,14 +35,15 @@ lab: packages $(VENV)/installed
 
 test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
-	@echo "== unit tests, fuzzing, interoperation"
-	$(VENV)/bin/pytest -q tests/unit tests/fuzz tests/interop
+	@echo "== unit tests, fuzzing, interoperation; beside them ESP of the kernel, whose output follows"
+	@$(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) \
+	  > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
+	$(VENV)/bin/pytest -q tests/unit tests/fuzz tests/interop $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
+	wait $$kernel; status=$$?; cat $(KERNEL_OUTPUT); [ $$native = 0 ] && [ $$status = 0 ]
 	@echo "== ESP of the userspace backend"
 	$(VENV)/bin/pytest -q tests/kernel --esp=userspace
-	@echo "== ESP of the kernel"
-	$(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel \
-	  tests/interop/test_many.py tests/interop/test_calls.py tests/interop/test_tshark.py \
-	  tests/interop/test_lab.py::test_lab_verifies_three_ues
+	@echo "== load"
+	$(VENV)/bin/pytest -q $(UNDER_LOAD)
 
 check: packages $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
@@ -48,6 +54,9 @@ check: packages $(VENV)/installed-dev
 bench: packages test-packages $(VENV)/installed-dev
 	@$(VENV)/bin/python -m tests.bench fake
 	@$(VENV)/bin/python -m tests.kernel.run --exec $(abspath $(VENV))/bin/python -m tests.bench kernel 1000
+
+samples: packages $(VENV)/installed-dev
+	@$(VENV)/bin/python -m tests.samples
 
 packages:
 	$(call need,$(LAB_PACKAGES))
@@ -71,4 +80,4 @@ $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/pip
 	@touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) lab .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KERNEL_OUTPUT) lab .mypy_cache .pytest_cache .ruff_cache .hypothesis

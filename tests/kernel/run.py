@@ -26,7 +26,7 @@ _USER_MODE_LINUX: Final = "/usr/bin/linux.uml"
 _MODULE_TREES: Final = Path("/usr/lib/uml/modules")
 _MODULES: Final = (
     "ipv6 xfrm_user xfrm_algo esp4 esp6 authenc hmac md5 sha1_generic cbc gcm ghash_generic seqiv echainiv"
-    " crypto_null des_generic aes_generic veth tun bridge"
+    " crypto_null des_generic aes_generic veth tun bridge iptable_nat xt_nat"
 )
 _MEMORY: Final = 1 << 30
 """Octets of the guest's memory, and of the file on the host that backs it."""
@@ -55,6 +55,9 @@ sync
 {python} -c "import ctypes; ctypes.CDLL(None).reboot({power_off})"
 """
 
+_OWN_RUN: Final = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh")
+"""Names of namespaces are files there, and other tests may be running beside these."""
+
 _MODPROBE: Final = """\
 #!/bin/sh
 exec /sbin/modprobe -d {directory} "$@"
@@ -70,7 +73,7 @@ def run(command: Sequence[str], timeout: float) -> int:
     missing = probe()
     if not missing:
         print("kernel tests: this host's own kernel", file=sys.stderr, flush=True)
-        return _wait(subprocess.Popen(command, start_new_session=True), timeout)
+        return _wait(subprocess.Popen([*_OWN_RUN, *command], start_new_session=True), timeout)
     release = _user_mode_release(missing)
     print(f"kernel tests: User-Mode Linux {release} (this host lacks {missing[0]} ...)", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="pcscf-uml-") as directory:
