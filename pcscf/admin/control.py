@@ -216,9 +216,11 @@ class ControlClient:
                 if answer.status >= 400:
                     raise ControlError(said.decode(errors="replace"), answer.status)
                 return said
-        except PermissionError as error:
-            raise ControlError(f"{self._path}: permission denied; ask as the user who runs the P-CSCF") from error
-        except (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionError) as error:
+        except (aiohttp.ClientConnectorError, FileNotFoundError, ConnectionError, PermissionError) as error:
+            if isinstance(getattr(error, "os_error", error), PermissionError):
+                raise ControlError(
+                    f"{self._path}: permission denied; only the user who runs the P-CSCF may ask"
+                ) from error
             raise ControlError(
                 f"no P-CSCF answers at {self._path}; start one with `pcscf run`, or give its socket with --control"
             ) from error

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -180,6 +181,19 @@ def test_the_search_finds_what_is_there(tmp_path: Path) -> None:
         base64.b64encode(b"ab" + secret),
     ):
         assert leaks({"x": b"before " + shape + b" after"}, wanted) == ["x"]
+
+
+def test_nobody_else_may_ask_for_keys() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # it is the socket that refuses
+        network = Network(f"pcscf-keys-{os.getpid()}")
+        with plant(folder, network=network, ESPKEYLOGFILE=str(folder / "keys")):
+            command = [*PCSCF, "keys", f"--control={folder / 'control.sock'}"]
+            assert subprocess.run(command, capture_output=True).returncode == 0
+            done = subprocess.run(command, capture_output=True, text=True, user=65534, group=65534, extra_groups=[])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "permission denied; only the user who runs the P-CSCF may ask" in done.stderr
 
 
 @pytest.mark.parametrize(
