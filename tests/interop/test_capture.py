@@ -26,7 +26,7 @@ from tests.interop.phone import Phone, user
 from tests.interop.plant import ROOT, Plant, plant
 
 PCSCF = (sys.executable, "-m", "pcscf")
-WAIT = 20.0
+WAIT = 60.0
 TALK = ["REGISTER", "REGISTER", "MESSAGE"]
 
 
@@ -42,6 +42,12 @@ def until(true: Callable[[], bool], what: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < end, what()
         time.sleep(0.1)
+
+
+def packet_sockets(*inside: str) -> int:
+    """How many there are in a network namespace."""
+    done = subprocess.run([*inside, "cat", "/proc/net/packet"], capture_output=True, text=True, check=True)
+    return len(done.stdout.splitlines()) - 1
 
 
 def talk(running: Plant, name: str, number: int, *options: str, address: str = "10.45.0.2") -> None:
@@ -203,7 +209,8 @@ def test_wireshark_captures_live_through_extcap(running: Plant, tmp_path: Path) 
         running, "sh", "-c", f"exec {' '.join(command)} > {shown}", ready="Capturing on", folder=tmp_path,
         environment=process_environment,
     ):  # fmt: skip
-        time.sleep(2)  # tshark says so before the first frame can come
+        # tshark says so before the first frame can come.
+        until(lambda: packet_sockets(*running.network.command("pcscf")) == 1, (tmp_path / "process.log").read_text)
         talk(running, "live", 3, "--offer=hmac-sha-1-96/aes-cbc", "--udp-only")
         until(
             lambda: "MESSAGE" in shown.read_text(), lambda: (shown.read_text(), (tmp_path / "process.log").read_text())
@@ -232,15 +239,15 @@ def test_extcap_shows_the_lab_while_it_runs(tmp_path: Path) -> None:
     there = [*inside, "ip", "link", "show", "gm", "up"]
     until(lambda: not subprocess.run(there, capture_output=True).returncode, lambda: "the lab made no interface gm")
     lab.send_signal(signal.SIGSTOP)  # the story goes on when tshark is there
+    time.sleep(0.1)
     command = (
-        *inside, "tshark", "-i", "ims-gm", "-o", "extcap.ims_gm.interface:gm", "-l", "-a", "duration:15", "-Y", "sip",
+        *inside, "tshark", "-i", "ims-gm", "-o", "extcap.ims_gm.interface:gm", "-l", "-a", "duration:60", "-Y", "sip",
         "-T", "fields", "-e", "sip.Method", "-e", "udp.dstport", "-e", "tcp.dstport",
     )  # fmt: skip
-    log = tmp_path / "tshark.log"
+    log, before = tmp_path / "tshark.log", packet_sockets(*inside)
     with (tmp_path / "shown").open("wb") as shown, log.open("wb") as stderr:
         tshark = subprocess.Popen(command, env=environment, stdout=shown, stderr=stderr)
-    until(lambda: "Capturing on" in log.read_text(), log.read_text)
-    time.sleep(2)
+    until(lambda: packet_sockets(*inside) == before + 1, log.read_text)
     lab.send_signal(signal.SIGCONT)
     said = lab.communicate(timeout=120)[0].decode()
     assert lab.returncode == 0 and f"pcscf trace {tmp_path / 'lab' / 'gm.pcapng'} -k" in said, said
