@@ -73,6 +73,8 @@ class SetChanged:
     spis: tuple[int, int, int, int]
     """spi_uc, spi_us, spi_pc, spi_ps."""
     detail: str
+    call_id: str = ""
+    """Of the message that caused it; "" for time and kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class RegistrationChanged:
     impi: str
     registered: bool
     detail: str
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ class Problem:
     flow: Flow | None
     impi: str
     detail: str
+    call_id: str = ""
 
 
 Record = MessageSeen | Attempt | SetChanged | RegistrationChanged | Problem

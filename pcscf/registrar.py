@@ -340,6 +340,7 @@ class Registrar:
                 state=sa_set.state.value,
                 spis=sa_set.spis,
                 detail=detail,
+                call_id=self._turn.call_id,
             )
         )
         for effect in effects:
@@ -404,7 +405,11 @@ class Registrar:
         self.watch(registration)
         detail = f"{impu} for {round(binding.expires - self._turn.now)} s"
         impi = registration.key.impi
-        self._turn.note(RegistrationChanged(at=self._turn.now, impi=impi, registered=True, detail=detail))
+        self._turn.note(
+            RegistrationChanged(
+                at=self._turn.now, impi=impi, registered=True, detail=detail, call_id=self._turn.call_id
+            )
+        )
 
     def unbind(self, registration: Registration, identity: str, why: str) -> bool:
         """End an identity and those that were registered along with it. True if it was the last (TS 24.229 5.2.5).
@@ -453,7 +458,9 @@ class Registrar:
 
     def _tell_end(self, registration: Registration, why: str) -> None:
         impi = registration.key.impi
-        self._turn.note(RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why))
+        self._turn.note(
+            RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
+        )
         self.on_ended(registration)
 
     @property

@@ -6,6 +6,7 @@ Shared by the procedures of one `Proxy`, so that each adds to the same ordered l
 from collections.abc import Callable
 
 from pcscf.observe import Problem, Record
+from pcscf.sip.message import Request, Response
 from pcscf.vocabulary import Action, Flow, Note
 
 POOL_OCTETS = 1024
@@ -16,6 +17,8 @@ class Turn:
 
     def __init__(self, random_octets: Callable[[int], bytes]) -> None:
         self.now = 0.0
+        self.message: Request | Response | None = None
+        """What this turn is about, if it is a message."""
         self._source = random_octets
         self._pool = b""
         self._actions: list[Action] = []
@@ -23,6 +26,7 @@ class Turn:
     def begin(self, now: float) -> list[Action]:
         """Start over at `now`; the list returned fills as the turn goes on."""
         self.now = now
+        self.message = None
         self._actions = []
         return self._actions
 
@@ -34,7 +38,12 @@ class Turn:
 
     def problem(self, detail: str, flow: Flow | None = None, impi: str = "") -> None:
         """Note that something was refused or lost. `detail` is for people: what, with which value."""
-        self.note(Problem(at=self.now, flow=flow, impi=impi, detail=detail))
+        self.note(Problem(at=self.now, flow=flow, impi=impi, detail=detail, call_id=self.call_id))
+
+    @property
+    def call_id(self) -> str:
+        """Of the message this turn is about."""
+        return "" if self.message is None else self.message.first("call-id") or ""
 
     def random_octets(self, count: int) -> bytes:
         """Unguessable octets, fetched many at a time and used once."""

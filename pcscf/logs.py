@@ -1,0 +1,82 @@
+"""What `pcscf run` writes to standard error: a line for each registration event and problem, for people or machines.
+
+A line says whose it is, in which dialog, and the cause; a record of the journal is its source, so no key can be in it.
+Rotation is left to whoever keeps the output.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+from pcscf.observe import Attempt, MessageSeen, Problem, Record, describe
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning"]
+log = logging.getLogger("pcscf")
+FIELDS = ("event", "ue", "call_id", "flow")
+"""Of a record, beside its text."""
+
+
+def set_up(level: LogLevel, style: LogFormat) -> None:
+    """Begin to write, or write in another way from now on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time, level, whose, what, and where it came from."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        ue, flow, call_id = (getattr(record, name, "") for name in ("ue", "flow", "call_id"))
+        where = ", ".join(filter(None, (flow, f"Call-ID {call_id}" if call_id else "")))
+        line = super().formatMessage(record)
+        if ue:
+            line = f"{line.removesuffix(record.message)}{ue}: {record.message}"
+        return f"{line} ({where})" if where else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        row = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "text": record.getMessage(),
+            **{name: value for name in FIELDS if (value := getattr(record, name, ""))},
+        }
+        if record.exc_info:
+            row["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(row, ensure_ascii=False)
+
+
+def write(record: Record) -> None:
+    """A journal record as a line: messages and attempts for debugging, problems as warnings."""
+    match record:
+        case MessageSeen() | Attempt():
+            level = logging.DEBUG
+        case Problem():
+            level = logging.WARNING
+        case _:
+            level = logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    flow = record.flow if isinstance(record, Problem) else None
+    log.log(
+        level,
+        "%s",
+        describe(record),
+        extra={
+            "event": type(record).__name__,
+            "ue": "" if isinstance(record, MessageSeen) else record.impi,
+            "call_id": record.call_id,
+            "flow": "" if flow is None else str(flow),
+        },
+    )
