@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pcscf import PcscfError
 from pcscf.admin.explain_command import add_explain_command
 from pcscf.admin.keys_command import add_keys_command
+from pcscf.admin.status_command import add_status_command
 from pcscf.arguments import add_command, add_configuration, add_control, add_json
 from pcscf.capture.capture_command import add_capture_command
 from pcscf.capture.decrypt_command import add_decrypt_command
@@ -30,6 +31,7 @@ from pcscf.lab import commands as lab
 if TYPE_CHECKING:
     from pcscf.admin.views import Hops
     from pcscf.config import Config
+    from pcscf.server import Server
 
 log = logging.getLogger("pcscf")
 
@@ -98,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     add_json(hops)
     hops.set_defaults(command=_hops)
 
+    add_status_command(commands)
     add_explain_command(commands)
     add_keys_command(commands)
     add_capture_command(commands)
@@ -132,20 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pcscf import logs
     from pcscf.config import load
 
     config = load(options.config)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    asyncio.run(_serve(config))
+    logs.set_up("debug" if options.verbose else config.log.level, config.log.format)
+    asyncio.run(_serve(config, options))
     return 0
 
 
-async def _serve(config: "Config") -> None:
+async def _serve(config: "Config", options: argparse.Namespace) -> None:
+    from pcscf import service
     from pcscf.admin.control import Control
     from pcscf.keylog import open_key_log
     from pcscf.server import Server, settle_memory
@@ -159,6 +159,7 @@ async def _serve(config: "Config") -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, options)
     try:
         await server.start()
         await control.start()
@@ -171,11 +172,31 @@ async def _serve(config: "Config") -> None:
             log.info("Mw: %s port %s", address, config.mw.port)
         log.info("next hops: %s", ", ".join(each.uri for each in config.mw.next_hops))
         log.info("ready")
+        service.ready(f"{choice.backend.name} ESP")
         await stop.wait()
     finally:
+        service.stopping()
         await control.stop()
         await server.stop()
     log.info("stopped; SAs and policies removed")
+
+
+def _reload(server: "Server", options: argparse.Namespace) -> None:
+    """SIGHUP: take over from the file what can be, and name the rest; a file that cannot be used changes nothing."""
+    from pcscf import logs, service
+    from pcscf.config import ConfigError, load
+
+    service.reloading()
+    try:
+        taken, left = server.reload(load(options.config))
+    except ConfigError as error:
+        log.warning("the configuration was not reloaded: %s", "; ".join(str(error).splitlines()))
+    else:
+        logs.set_up("debug" if options.verbose else server.config.log.level, server.config.log.format)
+        log.info("configuration reloaded: %s", ", ".join(taken) or "nothing has changed that can be")
+        if left:
+            log.warning("changed, but needs a restart: %s", ", ".join(left))
+    service.ready(f"{server.backend.name} ESP")
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from pcscf import PcscfError, tomlfile
 from pcscf.emergency import EmergencyMode, EmergencySettings
+from pcscf.logs import LogFormat, LogLevel
 from pcscf.nexthop import ConfiguredHop, HopSettings, Transport, read_uri
 from pcscf.originating import OriginatingSettings
 from pcscf.passage import Sides
@@ -303,6 +304,13 @@ class Limits(Part):
     connections_per_source: Annotated[int, Field(ge=1)] = 64
 
 
+class Log(Part):
+    """What is written to standard error."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "console"
+
+
 class Keys(Part):
     """Export of the keys of every SA, for those who want to read the traffic. Empty: off."""
 
@@ -335,6 +343,20 @@ def _endpoint(text: str) -> tuple[IPAddress, int]:
     return _address(address.removeprefix("[").removesuffix("]")), int(port)
 
 
+ALL = ("*",)
+RELOADABLE = {
+    "gm": ("clear", "wrong_route"),
+    "ipsec": (
+        "algorithms", "legacy_algorithms", "sa_conflict", "without", "networks", "temp_lifetime",
+    ),
+    "mw": ("peers",),
+    "emergency": ALL,
+    "limits": ALL,
+    "log": ALL,
+}  # fmt: skip
+"""What a running P-CSCF takes over: what concerns the next message, and nothing that is bound or installed."""
+
+
 class Config(BaseSettings):
     """The whole file."""
 
@@ -352,6 +374,7 @@ class Config(BaseSettings):
     emergency: Emergency = Emergency()
     reg_event: RegEvent = RegEvent()
     limits: Limits = Limits()
+    log: Log = Log()
     keys: Keys = Keys()
     hep: Hep = Hep()
     visited_network: Annotated[str, Field(min_length=1, pattern=r'^[^"\\\r\n]+$')]
@@ -377,6 +400,28 @@ class Config(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, init_settings
+
+    def reloaded(self, new: "Config") -> tuple["Config", list[str], list[str]]:
+        """This configuration with what can change while it is in use taken from `new`.
+
+        Also the names of what was taken, and of what else differs and needs a restart.
+        """
+        taken: list[str] = []
+        left: list[str] = []
+        parts: dict[str, Any] = {}
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(new, name)
+            if mine == theirs:
+                continue
+            if not isinstance(mine, Part):
+                left.append(name)
+                continue
+            changed = {field for field in type(mine).model_fields if getattr(mine, field) != getattr(theirs, field)}
+            allowed = changed if RELOADABLE.get(name) == ALL else changed & set(RELOADABLE.get(name, ()))
+            taken += sorted(f"{name}.{field}" for field in allowed)
+            left += sorted(f"{name}.{field}" for field in changed - allowed)
+            parts[name] = mine.model_copy(update={field: getattr(theirs, field) for field in allowed})
+        return self.model_copy(update=parts), taken, left
 
     @property
     def settings(self) -> Settings:

@@ -104,7 +104,7 @@ class Originating:
         self._dialogs = dialogs
         self._hops = hops
         self._sides = sides
-        self._settings = settings
+        self.settings = settings
 
     def plan(self, request: Request, flow: Flow, registration: Registration, sa_set: SaSet | None) -> Plan:
         """Check a request and say what becomes of it. Raises Refusal or ParseError."""
@@ -117,7 +117,7 @@ class Originating:
         if dialog is not None:
             routes = self._checked(routes, dialog.route, "the route set of the dialog")
             ways = self._toward(routes[0] if routes else f"<{request.uri}>")
-        elif is_emergency(request, self._settings.emergency.numbers):
+        elif is_emergency(request, self.settings.emergency.numbers):
             routes, ways = self._emergency()
         elif not registration.registered:
             raise Refusal(403, "the user is not registered")
@@ -178,7 +178,7 @@ class Originating:
 
     def _checked(self, routes: list[str], saved: tuple[str, ...], what: str, *, absent: bool = False) -> list[str]:
         """The saved way, if the UE's is the same URI by URI or may be corrected (digest C7 step 2). Raises Refusal."""
-        if not absent and not self._settings.overwrite_route and not _same_routes(routes, saved):
+        if not absent and not self.settings.overwrite_route and not _same_routes(routes, saved):
             warning = header("Warning", f'399 {host_of(self._sides.gm[0], self._sides.gm_port)} "Route is not {what}"')
             raise Refusal(400, f"Route is not {what}: {', '.join(routes)[:120] or '(none)'}", [warning])
         return list(saved)
@@ -189,7 +189,7 @@ class Originating:
 
     def _emergency(self) -> tuple[list[str], Callable[[Callable[[list[Flow]], None]], None]]:
         """An emergency request goes to the E-CSCF; its Route does not count (digest C10). Raises Refusal."""
-        emergency = self._settings.emergency
+        emergency = self.settings.emergency
         if emergency.mode is EmergencyMode.ALTERNATIVE:
             headers, body = alternative_service("Emergency calls are not served here")
             raise Refusal(380, "an emergency request, to be made elsewhere", headers, body)

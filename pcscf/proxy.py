@@ -105,10 +105,10 @@ class Proxy:
         self._register = RegisterProcedure(
             self._turn, self.registrar, self._signalling, self.hops, settings.register, self._registered
         )
-        originating = Originating(self._turn, self.dialogs, self.hops, settings.sides, settings.originating)
+        self._originating = Originating(self._turn, self.dialogs, self.hops, settings.sides, settings.originating)
         terminating = Terminating(self.registrar, self.dialogs, self._signalling, settings.sides)
         self._relay = Relay(
-            self._turn, self.registrar, self._signalling, self.hops, self.dialogs, originating, terminating
+            self._turn, self.registrar, self._signalling, self.hops, self.dialogs, self._originating, terminating
         )
         self._reg_events = RegEvents(
             self._turn,
@@ -119,6 +119,14 @@ class Proxy:
         )
         self.registrar.on_set_gone = self._signalling.forget
         self.registrar.on_ended = self._ended
+
+    def adopt(self, settings: Settings) -> None:
+        """Judge what comes from now on by these; addresses, ports, hops and timers stay those of the start."""
+        self._settings = settings
+        self._register.settings = settings.register
+        self._originating.settings = settings.originating
+        self.registrar.pending_per_source = settings.pending_per_source
+        self._signalling.allow(settings.transactions)
 
     @property
     def load(self) -> Load:
@@ -147,6 +155,7 @@ class Proxy:
         actions = self._turn.begin(now)
         match event:
             case Received(message, flow):
+                self._turn.message = message
                 try:
                     self._received(message, flow)
                 except ParseError as error:  # without a readable Via there is nowhere to answer

@@ -103,7 +103,7 @@ class RegisterProcedure:
         self._registrar = registrar
         self._signalling = signalling
         self._hops = hops
-        self._settings = settings
+        self.settings = settings
         self._on_registered = on_registered
         self._exchanges: dict[Transaction[Flow], Exchange] = {}
         self._installing: dict[int, tuple[Exchange, Response]] = {}
@@ -139,10 +139,10 @@ class RegisterProcedure:
             self._fail(exchange, 504, why)
             return
         way = exchange.ways.pop(0)
-        exchange.path_uri = self._settings.core.uri(exchange.path_token, way)
+        exchange.path_uri = self.settings.core.uri(exchange.path_token, way)
         forwarded = routing.register_to_core(
             exchange.request,
-            self._settings.core,
+            self.settings.core,
             exchange.server.flow,
             way,
             branch=f"z9hG4bK{self._turn.token(8)}",
@@ -219,7 +219,7 @@ class RegisterProcedure:
         impi = credentials.param("username") if credentials else _implied_impi(address_of_record)
         if not impi:
             raise AgreementError(400, "the Authorization header has no username")
-        without = self._settings.without_ipsec(flow.remote)
+        without = self.settings.without_ipsec(flow.remote)
         if credentials is None and without is not Without.ADMIT:
             raise AgreementError(403, "REGISTER without Authorization: IMS AKA needs one (TS 24.229 5.2.2)")
         key = ContactKey(impi, flow.remote, _instance(request))
@@ -268,8 +268,8 @@ class RegisterProcedure:
     def _propose(self, key: ContactKey, lines: Sequence[str]) -> tuple[Proposal, Chosen]:
         """Read an offer and choose; its ports must be free to take (digest A6). Raises AgreementError."""
         proposal = security.parse_proposal(lines)
-        chosen = security.choose(proposal, self._settings.preference)
-        self._registrar.check_ports(key, proposal, strict=self._settings.strict_ports)
+        chosen = security.choose(proposal, self.settings.preference)
+        self._registrar.check_ports(key, proposal, strict=self.settings.strict_ports)
         return proposal, chosen
 
     def _check_protected(
@@ -325,7 +325,7 @@ class RegisterProcedure:
         extra: list[Header] = []
         if error.status in (421, 494):
             sent = None if sa_set is None else sa_set.security_server
-            extra.append(header("Security-Server", sent or security.server_header(self._settings.preference, None)))
+            extra.append(header("Security-Server", sent or security.server_header(self.settings.preference, None)))
             extra.append(header("Require", routing.SEC_AGREE))
         elif error.status == 503:
             extra.append(header("Retry-After", "5"))
@@ -380,14 +380,14 @@ class RegisterProcedure:
             parameters=ends,
             chosen=exchange.chosen,
             proposal=exchange.proposal,
-            security_server=security.server_header(self._settings.preference, ends),
+            security_server=security.server_header(self.settings.preference, ends),
             impu=exchange.impu,
             nonce=challenge.nonce,
-            expires=self._turn.now + self._settings.temp_lifetime,
+            expires=self._turn.now + self.settings.temp_lifetime,
             began_on=exchange.arrived_on,
         )
         self._installing[sa_set.id] = (exchange, aka.strip_keys(response))
-        lifetime = int(self._settings.temp_lifetime) + BACKSTOP
+        lifetime = int(self.settings.temp_lifetime) + BACKSTOP
         sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)
         self._turn.do(InstallSecurity(sa_set.id, sas))
 

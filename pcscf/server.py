@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import assert_never
 
+from pcscf import logs
 from pcscf.admin.views import Status
 from pcscf.config import Config
 from pcscf.hep import Mirror
 from pcscf.keylog import KeyLog
 from pcscf.nexthop import NextHops
-from pcscf.observe import Attempt, Journal, MessageSeen, Problem, Record, describe
+from pcscf.observe import Journal, Problem, Record
 from pcscf.proxy import Proxy
 from pcscf.registrar import Registrar
 from pcscf.resolve import Resolver
@@ -156,6 +157,13 @@ class Server:
             self.handle(Tick())
         return known
 
+    def reload(self, new: Config) -> tuple[list[str], list[str]]:
+        """Take over what can change while we run; the names of that, and of what needs a restart."""
+        self.config, taken, left = self.config.reloaded(new)
+        self.proxy.adopt(self.config.settings)
+        self._transport.connections_per_source = self.config.limits.connections_per_source
+        return taken, left
+
     @property
     def status(self) -> Status:
         return Status(
@@ -245,14 +253,7 @@ class Server:
 
     def _record(self, record: Record) -> None:
         self.journal.append(record)
-        if isinstance(record, MessageSeen | Attempt):
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("%s", describe(record))
-        elif isinstance(record, Problem):
-            where = f" ({record.flow})" if record.flow else ""
-            log.warning("%s%s%s", f"{record.impi}: " if record.impi else "", record.detail, where)
-        elif log.isEnabledFor(logging.INFO):
-            log.info("%s: %s", record.impi, describe(record))
+        logs.write(record)
 
     def _arm(self) -> None:
         """Have one timer set for the earliest deadline; a later one than set is left to the next ring."""

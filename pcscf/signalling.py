@@ -223,6 +223,10 @@ class Signalling:
         ends = sa_set.parameters
         return Flow("UDP", Interface.GM_PROTECTED, ends.pcscf, ends.port_pc, ends.ue, ends.port_us)
 
+    def allow(self, transactions: int) -> None:
+        """So many transactions at most from now on."""
+        self._transactions.limit = transactions
+
     def connection(self, sa_set: SaSet) -> Flow:
         """The TCP connection of a set: the one there is, else one that we open from port_pc to port_us (digest A2)."""
         return self._connections.get(sa_set) or self.downlink(sa_set)._replace(transport="TCP")

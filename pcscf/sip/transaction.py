@@ -296,7 +296,7 @@ class Transactions(Generic[FlowT]):
     """All transactions of one endpoint; `limit` bounds those that peers can make."""
 
     def __init__(self, *, limit: int = 50_000) -> None:
-        self._limit = limit
+        self.limit = limit
         self._clients: dict[Hashable, Transaction[FlowT]] = {}
         self._servers: dict[Hashable, Transaction[FlowT]] = {}
         self._alarms: list[tuple[float, int, Transaction[FlowT]]] = []
@@ -365,7 +365,7 @@ class Transactions(Generic[FlowT]):
             self._step(server, event, message, now, outputs)
         elif message.method == "ACK":
             outputs.append(Arrived(message, None))
-        elif len(self._servers) >= self._limit:
+        elif len(self._servers) >= self.limit:
             outputs.append(Refused(message, flow))
         else:
             kind = Kind.INVITE_SERVER if message.method == "INVITE" else Kind.SERVER

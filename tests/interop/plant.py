@@ -50,7 +50,7 @@ class Plant:
         """Start it and wait until it says `ready`."""
         process = self.start(name, host, *arguments, **environment)
         end = time.monotonic() + START_WITHIN
-        while not any(line.endswith(" ready") for line in self.log(name).splitlines()):
+        while not any(line.endswith((" ready", '"ready"}')) for line in self.log(name).splitlines()):
             assert process.poll() is None and time.monotonic() < end, f"{name} did not start: {self.log(name)}"
             time.sleep(0.05)
         return process
