@@ -7,11 +7,12 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 LAB_PACKAGES := python3-venv iproute2 nftables util-linux
-TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables sip-tester
+TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables systemd sip-tester
 UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
 KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py \
-  test_capture.py test_lab.py::test_lab_verifies_three_ues)
+  test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
+  test_lab.py::test_lab_verifies_three_ues)
 .DEFAULT_GOAL := lab
 .PHONY: lab test check bench samples packages test-packages clean
 
