@@ -12,6 +12,8 @@ from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress
 
 JOURNAL_RECORDS = 10_000
+NAME, OFFER = 256, 1024
+"""Characters that a record keeps of a name, and of an offer: what a peer says is as long as it likes."""
 
 
 class MessageSeen(NamedTuple):

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from pcscf import aka, routing, security
 from pcscf.nexthop import NextHops
-from pcscf.observe import Attempt, SetEvent
+from pcscf.observe import NAME, OFFER, Attempt, SetEvent
 from pcscf.registrar import BACKSTOP, Registrar
 from pcscf.registration import ESTABLISHED, UNPROVEN, Binding, ContactKey, Registration, SaSet, SetState
 from pcscf.security import AgreementError, Chosen, Proposal
@@ -189,6 +189,7 @@ class RegisterProcedure:
     def installed(self, set_id: int) -> None:
         """The kernel has all SAs of the set: now, and not before, the challenge may leave (digest A7)."""
         exchange, response = self._installing.pop(set_id)
+        self._turn.message = exchange.request
         sa_set = self._registrar.by_id(set_id)
         if sa_set is None:
             self._fail(exchange, 500, "the challenge was overtaken while its SAs were installed")
@@ -199,6 +200,7 @@ class RegisterProcedure:
     def refused(self, set_id: int, reason: str) -> None:
         """The kernel refused an SA: the challenge is not sent."""
         exchange, _ = self._installing.pop(set_id)
+        self._turn.message = exchange.request
         sa_set = self._registrar.by_id(set_id)
         if sa_set is not None:
             self._registrar.step(sa_set, SetEvent.REFUSED_BY_KERNEL, reason)
@@ -227,13 +229,13 @@ class RegisterProcedure:
         self._turn.note(
             Attempt(
                 self._turn.now,
-                impi,
-                address_of_record,
+                impi[:NAME],
+                address_of_record[:NAME],
                 flow.remote,
                 0 if sa_set is None else sa_set.spi(flow.local_port, incoming=True),
-                request.first("call-id") or "",
+                self._turn.call_id,
                 credentials is not None and credentials.param("auts") is not None,
-                ", ".join(client_lines),
+                ", ".join(client_lines)[:OFFER],
             )
         )
         proposal = chosen = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, assert_never
 
 from pcscf import routing
-from pcscf.observe import MessageSeen
+from pcscf.observe import NAME, MessageSeen
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
 from pcscf.sip.message import Header, Request, Response, header, response_to
@@ -240,9 +240,9 @@ class Signalling:
         self._connections.pop(sa_set, None)
 
     def note(self, message: Request | Response, flow: Flow, sa_set: SaSet | None, *, incoming: bool) -> None:
-        summary = message.method if isinstance(message, Request) else f"{message.status} {message.reason}"
+        summary = (message.method if isinstance(message, Request) else f"{message.status} {message.reason}")[:NAME]
         spi = 0 if sa_set is None else sa_set.spi(flow.local_port, incoming=incoming)
-        call_id = message.first("call-id") or ""
+        call_id = (message.first("call-id") or "")[:NAME]
         self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id))
 
     def _take(self, outputs: list[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:

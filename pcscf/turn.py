@@ -5,7 +5,7 @@ Shared by the procedures of one `Proxy`, so that each adds to the same ordered l
 
 from collections.abc import Callable
 
-from pcscf.observe import Problem, Record
+from pcscf.observe import NAME, Problem, Record
 from pcscf.sip.message import Request, Response
 from pcscf.vocabulary import Action, Flow, Note
 
@@ -43,7 +43,7 @@ class Turn:
     @property
     def call_id(self) -> str:
         """Of the message this turn is about."""
-        return "" if self.message is None else self.message.first("call-id") or ""
+        return "" if self.message is None else (self.message.first("call-id") or "")[:NAME]
 
     def random_octets(self, count: int) -> bytes:
         """Unguessable octets, fetched many at a time and used once."""
