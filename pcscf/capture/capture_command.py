@@ -64,7 +64,7 @@ def key_source(keys: Path | None, control: Path | None, config: Path) -> "tuple[
 def _capture(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     import queue
 
-    from pcscf.capture.file import Packet
+    from pcscf.capture.file import CaptureError, Packet
     from pcscf.capture.live import Opening, Recorder, Tap, drain, follow
     from pcscf.capture.opened import Summary
 
@@ -92,10 +92,12 @@ def _capture(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             if again:
                 again.clear()
                 recorder.renew()
-    finally:
         lost = tap.stop()
         drain(frames, opening.take)
         recorder.close()
+    except OSError as error:
+        tap.stop()
+        raise CaptureError(f"{options.output}: {error.strerror}; what came before is there") from error
     summary = Summary(packets=opening.packets, esp=opening.esp, damage="")
     summary.opened, summary.unchecked = opening.decryption.opened, opening.decryption.unchecked
     summary.shut = opening.decryption.shut

@@ -222,7 +222,7 @@ class Reassembly:
         return pieces.first._replace(payload=payload, parts=tuple(pieces.tokens))
 
     def _give_up(self, key: tuple[bytes, bytes, int, int]) -> None:
-        self._given_up += self._waiting.pop(key).tokens
+        self._given_up += [token for token in self._waiting.pop(key).tokens if token is not None]
         self.incomplete += 1
 
     def abandoned(self, *, all_of_them: bool = False) -> Iterable[object]:

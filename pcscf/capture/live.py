@@ -12,11 +12,12 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from pcscf.capture.decryption import Decryption, KeyRing, Opened
+from pcscf.capture.decryption import KNOWN_FLOWS, Decryption, KeyRing, Opened
 from pcscf.capture.file import ETHERNET, RAW, CaptureError, Interface, Packet, Writer
 from pcscf.capture.frames import ESP, TCP, UDP, Datagram, Reassembly
 from pcscf.capture.sip import DECRYPTED, START_LINE
@@ -26,6 +27,8 @@ RECEIVE_BUFFER = 32 << 20
 SNAP = 262_144
 LOOK_EVERY = 0.25
 """Seconds between two looks for new keys while SPIs are unknown."""
+LOOKS = 4
+"""For the keys of one SPI."""
 FLUSH_EVERY = 1.0
 CLEAR_PORTS = frozenset((5060, 5061))
 _ICMP = (1, 58)
@@ -109,9 +112,10 @@ class Tap:
 
     def _take(self) -> None:
         space = socket.CMSG_SPACE(_TIMESPEC.size)
+        buffer = memoryview(bytearray(SNAP))
         while not self._done.is_set():
             try:
-                data, ancillary, _, sender = self._socket.recvmsg(SNAP, space)
+                length, ancillary, _, sender = self._socket.recvmsg_into([buffer], space)
             except TimeoutError:
                 continue
             except OSError as error:
@@ -126,7 +130,7 @@ class Tap:
                 if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) >= _TIMESPEC.size:
                     seconds, nanoseconds = _TIMESPEC.unpack_from(value)
                     at = seconds * 1_000_000_000 + nanoseconds
-            self._sink(Packet(at, 0, data, len(data)))
+            self._sink(Packet(at, 0, bytes(buffer[:length]), length))
 
 
 class KeySource(Protocol):
@@ -160,6 +164,7 @@ class Opening:
         self._reassembly = Reassembly()
         self.decryption = Decryption(KeyRing(source.fresh()))
         self._next_look = 0.0
+        self._looked: Counter[bytes] = Counter()
         self._known: set[int] = set()
         self.packets = 0
         self.esp = 0
@@ -203,10 +208,13 @@ class Opening:
         spi = datagram.payload[:4]
         if self.decryption.keys.candidates(datagram.source, datagram.destination, spi):
             return
-        now = time.monotonic()
-        if now >= self._next_look:
-            self.decryption.keys.add(self._source.fresh())
-            self._next_look = now + LOOK_EVERY
+        # Somebody else's ESP stays unknown: it is not to make us ask for ever.
+        key, now = datagram.destination + spi, time.monotonic()
+        if now < self._next_look or self._looked[key] >= LOOKS or len(self._looked) > KNOWN_FLOWS:
+            return
+        self._looked[key] += 1
+        self._next_look = now + LOOK_EVERY
+        self.decryption.keys.add(self._source.fresh())
 
     def _comment(self, found: Opened) -> str:
         line = found.line
@@ -275,6 +283,7 @@ class Recorder:
             descriptor = os.open(self._current, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise CaptureError(f"{self._current}: {error.strerror}") from error
+        os.fchmod(descriptor, 0o600)  # what was there before may have been open to others
         self._stream: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 18)
         self._writer = Writer(self._stream, self._interfaces)
         self._stream.flush()

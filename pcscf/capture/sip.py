@@ -6,7 +6,7 @@ segment that begins with a start line. What a capture shows twice is given once.
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Literal
@@ -32,6 +32,10 @@ SEGMENTS = 64
 GAP = 2 * SECOND
 """A segment that is later than this does not come any more."""
 REMEMBERED = 20_000
+SHUT_SHOWN = 3
+"""ESP packets of one SA that stay shut; of more there is only the number, in `Decryption.shut`."""
+STEP = 20_000
+"""Packets between two calls of `tick`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,8 @@ class SipReader:
         if datagram.protocol == ESP:
             opened = self._decryption.open(datagram)
             if isinstance(opened, Closed):
-                if opened.cause is not Cause.REPLAYED:
+                key = opened.cause, opened.spi, datagram.source, datagram.destination
+                if opened.cause is not Cause.REPLAYED and self._decryption.shut[key] <= SHUT_SHOWN:
                     source, destination = datagram.addresses
                     yield Unread(
                         at=packet.at,
@@ -242,11 +247,15 @@ def _unread(at: int, datagram: Datagram, spi: int, error: ParseError) -> Unread:
     )
 
 
-def read_sip(reader: Reader, decryption: Decryption) -> Iterator[Seen | Unread]:
-    """The SIP of a file. Of ESP that stands there opened too, the opened packet is taken."""
+def read_sip(
+    reader: Reader, decryption: Decryption, tick: Callable[[], None] = lambda: None
+) -> Iterator[Seen | Unread]:
+    """The SIP of a file. Of ESP that stands there opened too, the opened packet is taken. `tick`: packets go by."""
     sip = SipReader(decryption)
     waiting: Packet | None = None
-    for packet in reader:
+    for number, packet in enumerate(reader):
+        if number % STEP == 0:
+            tick()
         interface = reader.interfaces[packet.interface]
         inside = interface.description == DECRYPTED
         if waiting is not None:

@@ -1,7 +1,6 @@
 """The call flow of a capture: which messages are wanted, who the hosts are, and the lines of the ladder."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,6 @@ from xfrm.model import IPAddress
 
 WIDEST, NARROWEST = 52, 30
 """Characters of an arrow."""
-IN_A_ROW = 3
-"""ESP packets of one SA that stay shut one after the other; of more only the number is shown."""
 USER_HEADERS = ("from", "to", "contact", "authorization", "p-preferred-identity", "p-asserted-identity")
 KEYS = frozenset(("ck", "ik"))
 CHALLENGES = ("www-authenticate", "proxy-authenticate", "authentication-info")
@@ -114,20 +111,9 @@ class Flow:
         """One for each message."""
         out: list[Line] = []
         start = self.items[0].at if self.items else 0
-        shut: Counter[tuple[IPAddress, int]] = Counter()
         for item in self.items:
-            if isinstance(item, Unread) and item.cause is not None:
-                key = item.destination, item.spi
-                shut[key] += 1
-                if shut[key] > IN_A_ROW:
-                    continue
             seconds = f"{(item.at - start) / SECOND:<{TIME}.3f}"
             out.append(Line(seconds + self._drawn(item), _kind(item), item))
-        for (destination, spi), count in shut.items():
-            if count > IN_A_ROW:
-                text = f"{count} packets of SPI {spi} to {destination} could not be opened; {IN_A_ROW} are shown"
-                last = next(each for each in reversed(self.items) if isinstance(each, Unread) and each.spi == spi)
-                out.append(Line(f"{'':{TIME}}{text}", "shut", last))
         return out
 
     def _drawn(self, item: Seen | Unread) -> str:

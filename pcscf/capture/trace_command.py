@@ -136,10 +136,10 @@ def _read(options: argparse.Namespace) -> "tuple[list[Seen | Unread], list[str]]
     from rich.console import Console
     from rich.progress import Progress
 
-    from pcscf.capture.decryption import Decryption
+    from pcscf.capture.decryption import Cause, Decryption
     from pcscf.capture.file import Reader
     from pcscf.capture.opened import read_keys
-    from pcscf.capture.sip import read_sip
+    from pcscf.capture.sip import SHUT_SHOWN, read_sip
 
     decryption = Decryption(read_keys(options.keys))
     console = Console(stderr=True)
@@ -148,14 +148,14 @@ def _read(options: argparse.Namespace) -> "tuple[list[Seen | Unread], list[str]]
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task(reader.path.name, total=reader.size)
-        found = []
-        for item in read_sip(reader, decryption):
-            found.append(item)
-            if len(found) % 500 == 0:
-                progress.update(task, completed=reader.position)
+        found = list(read_sip(reader, decryption, lambda: progress.update(task, completed=reader.position)))
         remarks = [f"{options.capture}: damaged: {reader.damage}"] if reader.damage else []
     if decryption.unchecked:
         remarks.append(f"{decryption.unchecked} ESP packets were read without keys; their integrity was not checked")
+    for (cause, spi, _, destination), count in decryption.shut.items():
+        if count > SHUT_SHOWN and cause is not Cause.REPLAYED:
+            to = ip_address(destination)
+            remarks.append(f"{count} packets of SPI {spi} to {to} stay shut ({cause}); {SHUT_SHOWN} are shown")
     if decryption.shut and not options.keys:
         remarks.append("some ESP could not be opened; give its keys with -k (see `pcscf keys --help`)")
     return found, remarks

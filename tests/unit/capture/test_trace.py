@@ -114,21 +114,13 @@ def test_roles_are_named_where_they_are_certain() -> None:
     assert Flow(unknown, {}, 100).sheet.heading().split() == ["10.0.0.9", "10.0.0.8"]
 
 
-def test_what_stays_shut_is_dashed_and_not_repeated_without_end() -> None:
-    shut: list[Seen | Unread] = [
-        Unread(
-            at=number,
-            source=ip_address(UE),
-            destination=ip_address(GM),
-            spi=9,
-            cause=Cause.UNKNOWN_SPI,
-            text="ESP, shut",
-        )
-        for number in range(50)
+def test_what_stays_shut_is_dashed() -> None:
+    ue, gm = ip_address(UE), ip_address(GM)
+    shut = [
+        Unread(at=at, source=ue, destination=gm, spi=9, cause=Cause.UNKNOWN_SPI, text="ESP, shut") for at in range(2)
     ]
-    lines = [line.text for line in Flow([*shut, *ITEMS], NAMES, 100).lines()]
-    assert sum("╌╌ ESP, shut ╌╌ spi 9" in line for line in lines) == 3
-    assert f"50 packets of SPI 9 to {GM} could not be opened; 3 are shown" in lines[-1]
+    lines = Flow([*shut, *ITEMS], NAMES, 100).lines()
+    assert [line.kind for line in lines[:2]] == ["shut"] * 2 and "╌╌ ESP, shut ╌╌ spi 9" in lines[0].text
 
 
 @pytest.mark.parametrize(
@@ -248,3 +240,8 @@ def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["trace", str(source)]) == 0, "dashed arrows are something to show"
     both = capsys.readouterr()
     assert "ESP, not opened: unknown SPI" in both.out and "give its keys with -k" in both.err
+    many = write(tmp_path / "many.pcapng", sealed_frames(association(CBC, 4), 50))
+    assert main(["trace", str(many)]) == 0
+    both = capsys.readouterr()
+    assert both.out.count("not opened") == 3, "not the same line without end"
+    assert "50 packets of SPI 1000000101 to 10.45.0.1 stay shut (unknown SPI); 3 are shown" in both.err
