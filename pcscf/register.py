@@ -3,12 +3,13 @@
 What a REGISTER must show before the core sees it, and what the core's answer does to the sets of its user.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
 from pcscf import aka, routing, security
+from pcscf.granted import Granted, first_seconds, read_granted
 from pcscf.nexthop import NextHops
 from pcscf.observe import NAME, OFFER, Attempt, SetEvent
 from pcscf.registrar import BACKSTOP, Registrar
@@ -24,9 +25,6 @@ from pcscf.turn import Turn
 from pcscf.vocabulary import Flow, InstallSecurity
 from xfrm.algorithms import Pair
 from xfrm.model import IPAddress
-
-DEFAULT_EXPIRES = 600_000
-"""Seconds, where neither side says (TS 24.229 5.1.1.2)."""
 
 
 class UnsupportedExtension(AgreementError):
@@ -159,7 +157,9 @@ class RegisterProcedure:
         """A response of the core."""
         exchange = self._exchanges[transaction]
         if response.status == 503:
-            self._hops.failed(transaction.flow, "it answered 503", rest=_seconds(response.first("retry-after")) or 0)
+            self._hops.failed(
+                transaction.flow, "it answered 503", rest=first_seconds(response.first("retry-after")) or 0
+            )
             if exchange.ways:
                 self._forward(exchange, "")
                 return
@@ -403,7 +403,7 @@ class RegisterProcedure:
             self._fail(exchange, 500, "the core accepted a REGISTER in clear without a challenge")
             return
         others = {each.contact for each in self._registrar.of_user(exchange.key.impi) if each.key != exchange.key}
-        granted = _granted(exchange.request, response, exchange.key.address, others)
+        granted = read_granted(exchange.request, response, exchange.key.address, others)
         associated = tuple(response.values("p-associated-uri"))
         for value in associated:
             parse_uri(parse_name_addr(value).uri)  # nothing is kept that could not be read later
@@ -425,7 +425,7 @@ class RegisterProcedure:
         exchange: Exchange,
         registration: Registration,
         response: Response,
-        granted: "Granted",
+        granted: Granted,
         associated: tuple[str, ...],
     ) -> None:
         """The contact is registered, for the first time or again."""
@@ -454,7 +454,7 @@ class RegisterProcedure:
             registrar.unregister(former, "the UE registered from another address")
         self._on_registered(registration, exchange.path_uri)
 
-    def _unbound(self, exchange: Exchange, registration: Registration, granted: "Granted") -> None:
+    def _unbound(self, exchange: Exchange, registration: Registration, granted: Granted) -> None:
         """Contacts that this REGISTER took out: its own, another of the user, or all (digest C5)."""
         ended = []
         for each in self._registrar.of_user(exchange.key.impi):
@@ -536,66 +536,3 @@ def _instance(request: Request) -> str:
         if instance:
             return instance
     return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Granted:
-    """What a 200 to REGISTER means for the contacts of its user."""
-
-    contact: str
-    """The UE's own contact URI as it asked for it, "" when it named none."""
-    own: bool
-    """Whether it asked for its own contact at all."""
-    seconds: int
-    """For how long its own contact is registered; 0: not any more."""
-    removed: frozenset[str]
-    """Contact URIs it took out beside its own."""
-    all: bool
-    """`Contact: *`: all of them, at whatever address."""
-
-
-def _granted(request: Request, response: Response, address: IPAddress, others: Container[str]) -> Granted:
-    """Read what became of the contacts of a REGISTER from `address` (digest C4, RFC 3261 10.3). Raises ParseError.
-
-    `others` are the contacts of the user's other UEs: what is neither at that address nor one of these is its own.
-    The seconds: the contact's `expires` in the 200 counts first, then its Expires header, then what was asked for.
-    """
-    asked = [parse_name_addr(value) for value in request.values("contact")]
-    if any(contact.uri == "*" for contact in asked):
-        return Granted(contact="", own=True, seconds=0, removed=frozenset(), all=True)
-    if not asked:  # a query: nothing changes
-        return Granted(contact="", own=False, seconds=0, removed=frozenset(), all=False)
-    here = [contact for contact in asked if _host_is(contact.uri, address)]
-    own = next(iter(here or [contact for contact in asked if contact.uri not in others]), None)
-    removed = frozenset(
-        each.uri for each in asked if each is not own and _seconds(each.param("expires"), request.first("expires")) == 0
-    )
-    if own is None:
-        return Granted(contact="", own=False, seconds=0, removed=removed, all=False)
-    listed = None
-    for value in response.values("contact"):
-        contact = parse_name_addr(value)
-        if same_uri(parse_uri(contact.uri), parse_uri(own.uri)):
-            listed = contact.param("expires") or ""
-    if listed is None and _seconds(own.param("expires"), request.first("expires")) == 0:
-        seconds = 0
-    else:
-        asked_for = (own.param("expires"), request.first("expires"), str(DEFAULT_EXPIRES))
-        seconds = _seconds(listed, response.first("expires"), *asked_for) or 0
-    return Granted(contact=own.uri, own=True, seconds=seconds, removed=removed, all=False)
-
-
-def _seconds(*texts: str | None) -> int | None:
-    """The first of these that is a number of seconds, of ten digits at most."""
-    for text in texts:
-        digits = (text or "").strip()
-        if digits.isascii() and digits.isdigit() and len(digits) <= 10:
-            return int(digits)
-    return None
-
-
-def _host_is(uri: str, address: IPAddress) -> bool:
-    try:
-        return ip_address(parse_uri(uri).host) == address
-    except ValueError:  # a name; ParseError is one too
-        return False
