@@ -55,8 +55,8 @@ class FakeKernel:
                 added=time.time(),
                 last_used=None,
             )
-            for sa in self.sas.values()
-            if ids is None or sa.id in ids
+            for sa in (self.sas.values() if ids is None else map(self.sas.get, ids))
+            if sa is not None
         ]
 
     def drops(self) -> dict[str, int]:
