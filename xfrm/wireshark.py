@@ -35,6 +35,9 @@ OLD_GCM = "AES-GCM [RFC4106]"
 LUA = "esp_gmac.lua"
 PREFERENCES = """\
 # Made by pcscf: ESP is opened with the keys in esp_sa, its integrity is checked.
+# SIP is known by its looks before ports are: those of a UE may be another protocol's by name.
+udp.try_heuristic_first: TRUE
+tcp.try_heuristic_first: TRUE
 esp.enable_encryption_decode: TRUE
 esp.enable_authentication_check: TRUE
 esp.enable_null_encryption_decode_heuristic: TRUE

@@ -27,6 +27,10 @@ from tests.interop.plant import ROOT, Plant, plant
 
 PCSCF = (sys.executable, "-m", "pcscf")
 WAIT = 60.0
+FOREIGN_PORTS = (22222, 27960)
+"""Wireshark's names for them are rtpproxy and quake3."""
+SIP_FIRST = ("-o", "udp.try_heuristic_first:TRUE", "-o", "tcp.try_heuristic_first:TRUE")
+"""The ports of a UE are any."""
 TALK = ["REGISTER", "REGISTER", "MESSAGE"]
 
 
@@ -87,7 +91,7 @@ def sip(path: Path, *options: str, config: Path | None = None) -> list[str]:
     """Methods and statuses that tshark sees."""
     assert shutil.which("tshark"), "install tshark"
     environment = {**os.environ, **({"WIRESHARK_CONFIG_DIR": str(config)} if config else {})}
-    fields = ("-Y", "sip", "-T", "fields", "-e", "sip.Method", "-e", "sip.Status-Code")
+    fields = (*SIP_FIRST, "-Y", "sip", "-T", "fields", "-e", "sip.Method", "-e", "sip.Status-Code")
     done = subprocess.run(
         ["tshark", "-r", str(path), *options, *fields], capture_output=True, text=True, env=environment, check=True
     )
@@ -199,25 +203,33 @@ def test_wireshark_captures_live_through_extcap(running: Plant, tmp_path: Path) 
         ["tshark", "-D"], env={**os.environ, **environment}, capture_output=True, text=True, check=True
     ).stdout
     assert "ims-gm (IMS Gm, decrypted)" in listed
+    key_file = running.folder / "keys.esp_sa"
+    subprocess.run(
+        [*PCSCF, "keys", "--profile", "gm", "-k", str(key_file)],
+        env={**os.environ, **environment}, check=True, capture_output=True,
+    )  # fmt: skip
     shown = tmp_path / "shown"
     command = (
-        "tshark", "-i", "ims-gm", "-o", "extcap.ims_gm.interface:gm", "-l", "-Y", "sip", "-T", "fields",
+        "tshark", "-C", "gm", "-i", "ims-gm", "-o", "extcap.ims_gm.interface:gm", "-l", "-Y", "sip", "-T", "fields",
         "-e", "sip.Method", "-e", "sip.Status-Code", "-e", "udp.dstport",
     )  # fmt: skip
-    process_environment = environment | {"ESPKEYLOGFILE": str(running.folder / "keys.esp_sa")}
+    process_environment = environment | {"ESPKEYLOGFILE": str(key_file)}
     with in_namespace(
         running, "sh", "-c", f"exec {' '.join(command)} > {shown}", ready="Capturing on", folder=tmp_path,
         environment=process_environment,
     ):  # fmt: skip
         # tshark says so before the first frame can come.
         until(lambda: packet_sockets(*running.network.command("pcscf")) == 1, (tmp_path / "process.log").read_text)
-        talk(running, "live", 3, "--offer=hmac-sha-1-96/aes-cbc", "--udp-only")
+        # Wireshark takes these ports for another protocol's; the profile has it look first.
+        ports = ",".join(map(str, FOREIGN_PORTS))
+        talk(running, "live", 3, "--offer=hmac-sha-1-96/aes-cbc", "--udp-only", f"--static={ports}")
         until(
             lambda: "MESSAGE" in shown.read_text(), lambda: (shown.read_text(), (tmp_path / "process.log").read_text())
         )
     lines = [line.split("\t") for line in shown.read_text().splitlines()]
     assert [(line[0] or line[1]) for line in lines[:4]] == ["REGISTER", "401", "REGISTER", "200"], lines
     assert int(lines[2][2]) in (5100, 5101), "the second one rode in ESP"
+    assert int(lines[3][2]) in FOREIGN_PORTS
     subprocess.run(
         [*PCSCF, "extcap", "--uninstall"], env={**os.environ, **environment}, check=True, capture_output=True
     )
@@ -241,7 +253,8 @@ def test_extcap_shows_the_lab_while_it_runs(tmp_path: Path) -> None:
     lab.send_signal(signal.SIGSTOP)  # the story goes on when tshark is there
     time.sleep(0.1)
     command = (
-        *inside, "tshark", "-i", "ims-gm", "-o", "extcap.ims_gm.interface:gm", "-l", "-a", "duration:60", "-Y", "sip",
+        *inside, "tshark", "-i", "ims-gm", "-o", "extcap.ims_gm.interface:gm", "-l", "-a", "duration:60",
+        *SIP_FIRST, "-Y", "sip",
         "-T", "fields", "-e", "sip.Method", "-e", "udp.dstport", "-e", "tcp.dstport",
     )  # fmt: skip
     log, before = tmp_path / "tshark.log", packet_sockets(*inside)

@@ -47,6 +47,7 @@ def test_tshark_shows_the_protected_register(tmp_path: Path, pair: str) -> None:
     authentication_key = ik if "md5" in pair else ik + "00000000"
     encryption, authentication = SUITES[pair]
     options = ["-o", "esp.enable_encryption_decode:TRUE", "-o", "esp.enable_authentication_check:TRUE"]
+    options += ["-o", "udp.try_heuristic_first:TRUE", "-o", "tcp.try_heuristic_first:TRUE"]  # a UE's ports are any
     for row in rows:
         fields = ("IPv4", row.source, row.destination, f"0x{row.spi:08x}", encryption, f"0x{cipher_key}")
         line = ",".join(f'"{field}"' for field in (*fields, authentication, f"0x{authentication_key}"))
