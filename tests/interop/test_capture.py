@@ -22,6 +22,7 @@ from pcscf.admin.control import ControlError
 from pcscf.capture.file import Packet, Reader
 from pcscf.capture.sip import DECRYPTED
 from pcscf.lab.network import Network
+from pcscf.observe import MessageSeen
 from tests.interop.phone import Phone, user
 from tests.interop.plant import ROOT, Plant, plant
 
@@ -58,6 +59,15 @@ def talk(running: Plant, name: str, number: int, *options: str, address: str = "
     with Phone(running, name, user(number), address, *options) as phone:
         phone.ok("register")
         phone.ok(f"message echo said by {name}")
+        # A phone that is gone before it has answered the echo gets it again, into the next capture.
+        until(lambda: answered_last(running, address), running.journal)
+
+
+def answered_last(running: Plant, address: str) -> bool:
+    """Whether the UE has answered the MESSAGE that went to it last."""
+    of_ue = [each for each in running.journal() if isinstance(each, MessageSeen) and str(each.flow.remote) == address]
+    sent = [place for place, each in enumerate(of_ue) if not each.incoming and each.summary == "MESSAGE"]
+    return bool(sent) and any(each.incoming and each.summary[:3] == "200" for each in of_ue[sent[-1] :])
 
 
 @contextmanager
