@@ -59,6 +59,9 @@ class FakeKernel:
             if sa is not None
         ]
 
+    def count(self) -> int:
+        return len(self.sas)
+
     def drops(self) -> dict[str, int]:
         return {}
 

@@ -39,6 +39,12 @@ class Backend(Protocol):
     def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         """The SAs this process owns, or those of `ids` that it has, with their counters. Raises XfrmError."""
 
+    def count(self) -> int:
+        """SAs there are: those of this process, or of the whole network namespace where the kernel counts.
+
+        Cheap however many there are. Raises XfrmError.
+        """
+
     def drops(self) -> dict[str, int]:
         """Packets thrown away that no SA counts, by cause; of the whole network namespace where the kernel counts."""
 

@@ -31,6 +31,7 @@ class Message(IntEnum):
     EXPIRE = 0x18
     UPDPOLICY = 0x19
     UPDSA = 0x1A
+    GETSADINFO = 0x23
 
 
 _Token = TypeVar("_Token", Integrity, Encryption)
@@ -83,6 +84,9 @@ _TEMPLATE_REST: Final = struct.Struct("=Hxx16sIBBBxIII")
 _ALGORITHM: Final = struct.Struct("=64sI")  # xfrm_algo: name, key length in bits
 _ALGORITHM_TRUNCATED: Final = struct.Struct("=64sII")  # xfrm_algo_auth and _aead: name, key bits, ICV bits
 _REPLAY: Final = struct.Struct("=6I")  # xfrm_replay_state_esn: bmp_len oseq seq oseq_hi seq_hi replay_window
+_COUNT: Final = struct.Struct("=I")
+_SAD_CNT: Final = 1
+"""`XFRMA_SAD_CNT` of NEWSADINFO: a number space of its own."""
 _ATTRIBUTE: Final = struct.Struct("=HH")  # nlattr: length, type
 _LAST_USED: Final = struct.Struct("=Q")
 
@@ -254,6 +258,11 @@ def all_sas() -> bytes:
     return bytes(_USERSA_ID.size + _USERSA_ID_REST.size) + _attribute(Attribute.PROTO, bytes([IPPROTO_ESP]))
 
 
+def sad_info() -> bytes:
+    """Payload of GETSADINFO: flags, none."""
+    return _COUNT.pack(0)
+
+
 def new_policy(policy: Policy, reqid: int) -> bytes:
     """Payload of NEWPOLICY and UPDPOLICY: the one template is required, which keeps clear text out."""
     template = _ID.pack(_ANY, 0, IPPROTO_ESP) + _TEMPLATE_REST.pack(
@@ -369,6 +378,14 @@ def parse_record(payload: bytes) -> SaRecord:
         added=float(added),
         last_used=last_used,
     )
+
+
+def parse_sad_count(payload: bytes) -> int:
+    """Read how many SAs there are, of NEWSADINFO. Raises UnknownState where it does not say."""
+    for kind, value in _attributes(payload, _COUNT.size):
+        if kind == _SAD_CNT:
+            return int(_COUNT.unpack(value)[0])
+    raise UnknownState("the kernel does not say how many SAs it has")
 
 
 def _name(value: bytes) -> str:

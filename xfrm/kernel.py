@@ -157,6 +157,13 @@ class Kernel:
             if (state := _ours_or_none(payload, self._reqid)) and state.id in self._ours
         ]
 
+    def count(self) -> int:
+        """SAs in this network namespace, whosever they are, at a cost that does not grow with them. Raises XfrmError."""
+        answer = self._ask(Message.GETSADINFO, codec.sad_info())
+        if answer.errno:
+            raise _refused(answer, 0, "counting SAs")
+        return codec.parse_sad_count(answer.payload)
+
     def drops(self) -> dict[str, int]:
         """The counters of /proc/net/xfrm_stat that are not 0: of all IPsec in this network namespace."""
         try:

@@ -326,6 +326,10 @@ class Userspace:
         wanted = self._associations.values() if ids is None else map(self._associations.get, ids)
         return [each.record(epoch) for each in wanted if each is not None and now < each.deadline]
 
+    def count(self) -> int:
+        """See Backend."""
+        return len(self._associations)
+
     def drops(self) -> dict[str, int]:
         """See Backend. Takes some milliseconds: packets in clear are counted by nftables."""
         drops = self.dropped

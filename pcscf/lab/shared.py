@@ -39,6 +39,9 @@ class Shared:
     def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         return self._backend.records(ids)
 
+    def count(self) -> int:
+        return self._backend.count()
+
     def drops(self) -> dict[str, int]:
         return self._backend.drops()
 
