@@ -204,6 +204,8 @@ def explain(facts: Facts) -> list[Cause]:
         text = f"the core has said nothing to the REGISTER for {facts.since:.1f} s"
         verdict = Verdict.NO_ANSWER_FROM_CORE if facts.since > ANSWER_WITHIN else Verdict.UNDER_WAY
         return [Cause(verdict=verdict, text=text)]
+    if Step.REGISTERED in reached and facts.ended and not facts.registered:
+        return [Cause(verdict=Verdict.ENDED, text=facts.ended)]
     if facts.set is not None and (facts.set.state == "temporary" or (not facts.registered and facts.set.ended)):
         return _of_a_waiting_set(facts, facts.set)
     if facts.registered:

@@ -58,6 +58,32 @@ def of_ue(records: Iterable[Record], address: IPAddress) -> list[Record]:
     return [record for record in records if concerns(record)]
 
 
+def of_user(records: Iterable[Record], address: IPAddress, impi: str) -> list[Record]:
+    """The records of the UE at an address that is this user's: several may be behind one, or one after the other.
+
+    A message on an SPI belongs to whose set has it, another to who sent a REGISTER of its Call-ID.
+    """
+    records = list(records)
+    of_spi: dict[int, str] = {}
+    of_call: dict[str, set[str]] = {}
+    for record in records:
+        if isinstance(record, SetChanged):
+            of_spi.update(dict.fromkeys(record.spis, record.impi))
+        elif isinstance(record, Attempt):
+            of_call.setdefault(record.call_id, set()).add(record.impi)
+        elif isinstance(record, MessageSeen) and record.spi in of_spi:
+            of_call.setdefault(record.call_id, set()).add(of_spi[record.spi])
+
+    def is_his(record: Record) -> bool:
+        if not isinstance(record, MessageSeen):
+            return record.impi in (impi, "")
+        if record.spi:
+            return of_spi.get(record.spi, impi) == impi
+        return impi in of_call.get(record.call_id, (impi,))
+
+    return [record for record in of_ue(records, address) if is_his(record)]
+
+
 def lines(records: Sequence[Record], start: float | None = None) -> list[str]:
     """The records as lines; times are seconds since `start`, or the first record."""
     out: list[str] = []

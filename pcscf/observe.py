@@ -6,6 +6,7 @@ A record holds no message bytes and no key, so that nothing secret can be shown 
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 from pcscf.vocabulary import Flow
@@ -142,5 +143,8 @@ class Journal:
 
     def after(self, number: int) -> list[tuple[int, Record]]:
         """Records with a running number above `number` (the first record is 1)."""
-        first = self.lost + 1
-        return [(first + index, record) for index, record in enumerate(self._records) if first + index > number]
+        wanted = min(self.written - number, len(self._records))
+        if wanted <= 0:
+            return []
+        newest = list(islice(reversed(self._records), wanted))
+        return [(self.written - place, newest[place]) for place in range(wanted - 1, -1, -1)]

@@ -26,6 +26,7 @@ from pcscf.signalling import Signalling
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import GM_TIMERS, TimerProfile
+from pcscf.tally import Tally
 from pcscf.terminating import Terminating
 from pcscf.turn import Turn
 from pcscf.vocabulary import (
@@ -35,6 +36,8 @@ from pcscf.vocabulary import (
     FlowClosed,
     Interface,
     Malformed,
+    Order,
+    Ordered,
     Received,
     Resolved,
     SecurityExpired,
@@ -129,6 +132,10 @@ class Proxy:
         self._signalling.allow(settings.transactions)
 
     @property
+    def tally(self) -> Tally:
+        return self._turn.tally
+
+    @property
     def load(self) -> Load:
         return Load(transactions=len(self._signalling), passages=len(self._relay), dialogs=len(self.dialogs))
 
@@ -176,6 +183,8 @@ class Proxy:
                         self.registrar.step(sa_set, SetEvent.EXPIRED, "the backstop lifetime of its SAs ended first")
             case Resolved():
                 self.hops.resolved(event)
+            case Ordered(impi, address, order):
+                self._ordered(impi, address, order)
             case Tick():
                 self.hops.expire()
                 self._signalling.expire(self._relay)
@@ -272,6 +281,21 @@ class Proxy:
         """A contact was registered, for the first time or again; not for emergencies only (digest C4 step 8)."""
         if ";sos" not in registration.contact.lower():
             self._reg_events.registered(registration.key.impi, registration.associated_uris[0], path_uri)
+
+    def _ordered(self, impi: str, address: IPAddress, order: Order) -> None:
+        """The operator's word on a contact. One that is gone meanwhile is no error."""
+        for each in self.registrar.of_user(impi):
+            if each.key.address != address:
+                continue
+            if order is Order.REAUTHENTICATE:
+                each.to_challenge = each.registered
+                continue
+            why = "deregistered by the operator"
+            self.registrar.unregister(each, why)
+            for sa_set in tuple(each.sets):
+                self.registrar.step(sa_set, SetEvent.SUPERSEDED, why)
+            self.registrar.admit_in_clear(each, None)
+            self.registrar.forget_if_idle(each)
 
     def _ended(self, registration: Registration) -> None:
         """A contact is registered no more: its dialogs are discarded without signalling (TS 24.229 5.2.8.1.4)."""

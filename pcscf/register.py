@@ -79,6 +79,8 @@ class Exchange:
     chosen: Chosen | None
     path_token: str
     icid: str
+    began: float
+    """When it came."""
     ways: list[Flow] = field(default_factory=list)
     """Where it has not been sent yet."""
     path_uri: str = ""
@@ -196,6 +198,7 @@ class RegisterProcedure:
             return
         self._registrar.step(sa_set, SetEvent.INSTALLED, f"{sa_set.chosen.pair}: {sa_set.chosen.why}")
         self._relay(exchange, response, [header("Security-Server", sa_set.security_server)])
+        self._turn.tally.challenge.observe(self._turn.now, self._turn.now - exchange.began)
 
     def refused(self, set_id: int, reason: str) -> None:
         """The kernel refused an SA: the challenge is not sent."""
@@ -265,6 +268,7 @@ class RegisterProcedure:
             chosen=chosen,
             path_token=registration.path_token if registration else f"term-{self._turn.token(8)}",
             icid=self._turn.token(16),
+            began=self._turn.now,
         )
 
     def _propose(self, key: ContactKey, lines: Sequence[str]) -> tuple[Proposal, Chosen]:
@@ -377,8 +381,10 @@ class RegisterProcedure:
         except AgreementError as error:
             self._fail(exchange, error.status, str(error))
             return
+        registration = self._registrar.obtain(exchange.key, exchange.path_token)
+        registration.to_challenge = False
         sa_set = self._registrar.add(
-            self._registrar.obtain(exchange.key, exchange.path_token),
+            registration,
             parameters=ends,
             chosen=exchange.chosen,
             proposal=exchange.proposal,
@@ -504,7 +510,10 @@ def _integrity(exchange: Exchange) -> str:
     sa_set = exchange.arrived_on
     if sa_set is None:
         return "" if exchange.proposal is None else "no"
-    return "yes" if sa_set.state is SetState.TEMP or sa_set is sa_set.registration.latest else "no"
+    if sa_set.state is SetState.TEMP:
+        return "yes"
+    registration = sa_set.registration
+    return "yes" if sa_set is registration.latest and not registration.to_challenge else "no"
 
 
 def _credentials(request: Request) -> Auth | None:

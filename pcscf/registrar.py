@@ -6,7 +6,7 @@ SIP is `register`'s; installing is the server's.
 
 import heapq
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import assert_never
@@ -80,6 +80,10 @@ class Registrar:
         self._own_spis: set[int] = set()
         self._freed: deque[tuple[float, int]] = deque()
         self._unproven: dict[IPAddress, dict[int, SaSet]] = {}
+        self.registered = 0
+        """Contacts that are."""
+        self.states: Counter[SetState] = Counter()
+        """Live sets by state."""
         self._last_set = 0
         self._deadlines: list[tuple[float, int, SaSet | Registration]] = []
         self._watched = 0
@@ -89,6 +93,10 @@ class Registrar:
 
     def __len__(self) -> int:
         return len(self._registrations)
+
+    def newest(self) -> Iterator[Registration]:
+        """Every contact, the newest first, as long as none comes or goes."""
+        return reversed(self._registrations.values())
 
     def find(self, key: ContactKey) -> Registration | None:
         return self._registrations.get(key)
@@ -305,6 +313,7 @@ class Registrar:
             began_on=began_on,
         )
         registration.sets.append(made)
+        self.states[made.state] += 1
         registration.last_port_pc = parameters.port_pc
         self._by_id[made.id] = made
         self._by_ports[parameters.ue, parameters.port_uc, parameters.port_ps] = made
@@ -325,6 +334,8 @@ class Registrar:
             return
         was = sa_set.state
         sa_set.state, effects = row
+        self.states[was] -= 1
+        self.states[sa_set.state] += 1
         registration = sa_set.registration
         if sa_set.state not in UNPROVEN:
             waiting = self._unproven.get(sa_set.parameters.ue)
@@ -400,6 +411,7 @@ class Registrar:
 
     def bind(self, registration: Registration, impu: str, binding: Binding) -> None:
         """The contact is registered with this identity."""
+        self.registered += not registration.bindings
         registration.bindings[impu] = binding
         _identify(registration)
         self.watch(registration)
@@ -457,6 +469,7 @@ class Registrar:
         self.forget_if_idle(registration)
 
     def _tell_end(self, registration: Registration, why: str) -> None:
+        self.registered -= 1
         impi = registration.key.impi
         self._turn.note(
             RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
@@ -517,6 +530,7 @@ class Registrar:
         ends = sa_set.parameters
         self.on_set_gone(sa_set)
         sa_set.alarm = math.inf
+        self.states[sa_set.state] -= 1
         sa_set.registration.sets.remove(sa_set)
         del self._by_id[sa_set.id]
         del self._by_ports[ends.ue, ends.port_uc, ends.port_ps]

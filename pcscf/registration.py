@@ -183,6 +183,8 @@ class Registration:
     contact: str = ""
     """The URI the UE registered."""
     service_route: tuple[str, ...] = ()
+    to_challenge: bool = False
+    """The operator wants it authenticated anew: its next REGISTER is not vouched for to the core."""
     last_port_pc: int = 0
     """The port_pc of the newest set; the next set takes another (TS 33.203 7.4)."""
     alarm: float = math.inf

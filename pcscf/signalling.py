@@ -187,6 +187,8 @@ class Signalling:
 
     def reply(self, transaction: Transaction[Flow], flow: Flow, response: Response) -> None:
         """Answer a request on `flow`, which `reply_flow` gave; retransmissions take the same way."""
+        if response.status >= 200:
+            self._turn.tally.answered(transaction.request.method, response.status)
         self._take(self._transactions.respond(transaction, response, self._turn.now, flow=flow), None, flow)
 
     def reply_at_once(self, request: Request, flow: Flow, status: int, extra: Sequence[Header] = ()) -> None:
@@ -198,6 +200,7 @@ class Signalling:
         except ParseError:
             return  # nowhere to send it
         response = response_to(request, status, headers=extra, to_tag=self._turn.token(4))
+        self._turn.tally.answered(request.method, status)
         self._transmit(response.to_bytes(), response, reply_flow)
 
     def reply_flow(self, request: Request, flow: Flow, registration: Registration | None = None) -> Flow:

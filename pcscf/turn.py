@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pcscf.observe import NAME, Problem, Record
 from pcscf.sip.message import Request, Response
+from pcscf.tally import Tally
 from pcscf.vocabulary import Action, Flow, Note
 
 POOL_OCTETS = 1024
@@ -17,6 +18,7 @@ class Turn:
 
     def __init__(self, random_octets: Callable[[int], bytes]) -> None:
         self.now = 0.0
+        self.tally = Tally()
         self.message: Request | Response | None = None
         """What this turn is about, if it is a message."""
         self._source = random_octets

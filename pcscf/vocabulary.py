@@ -4,7 +4,7 @@ Events go into `Proxy.handle(event, now)`, actions come out; the server does wha
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pcscf.sip.message import Request, Response
@@ -121,12 +121,39 @@ class Resolved(NamedTuple):
     error: str = ""
 
 
+class Order(Enum):
+    """What an operator may want of a registered contact."""
+
+    DEREGISTER = "deregister"
+    """End it here at once: its SAs, its dialogs. Neither the UE nor the core is told."""
+    REAUTHENTICATE = "reauthenticate"
+    """Have its next REGISTER challenged: to the core it counts as one without integrity protection."""
+
+
+class Ordered(NamedTuple):
+    """The operator wants something of every contact of a user at an address."""
+
+    impi: str
+    address: IPAddress
+    order: Order
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline the proxy asked for has come."""
 
 
-Event = Received | Malformed | FlowClosed | SecurityInstalled | SecurityRefused | SecurityExpired | Resolved | Tick
+Event = (
+    Received
+    | Malformed
+    | FlowClosed
+    | SecurityInstalled
+    | SecurityRefused
+    | SecurityExpired
+    | Resolved
+    | Ordered
+    | Tick
+)
 
 
 # Actions

@@ -41,6 +41,16 @@ ROWS: list[tuple[Facts, list[Verdict], str]] = [
         [Verdict.ENDED],
         "deregistered by the UE",
     ),
+    (
+        replace(
+            STUCK,
+            steps=(*CHALLENGED, (Step.REGISTERED, 1.0)),
+            set=replace(WAITING, state="gone", alive=False, ended="superseded (deregistered by the operator)"),
+            ended="deregistered by the operator",
+        ),
+        [Verdict.ENDED],
+        "deregistered by the operator",
+    ),
     (waiting(waiting=0.5), [Verdict.UNDER_WAY], "0.5 s ago"),
     (waiting(messages=1), [Verdict.UNDER_WAY], "10.0 s ago"),
     (replace(STUCK, core_status=0, set=None, since=0.5), [Verdict.UNDER_WAY], "0.5 s"),

@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 
 from pcscf import ladder
-from pcscf.observe import MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent, describe
+from pcscf.observe import Attempt, MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent, describe
 from pcscf.vocabulary import Flow, Interface
 
 UE, OTHER, PCSCF = ip_address("10.45.0.2"), ip_address("10.45.0.3"), ip_address("10.45.0.1")
@@ -48,6 +48,22 @@ SHOWN = """\
 0.011          ! REGISTER refused with 494: Security-Verify is missing
 0.012     31801 ◀═ 494 Security… ══ spi 1000000102 ═ 5104
 0.013            not registered any more: the registration expired"""
+
+# Two users behind one address, one after the other.
+SHARED: list[Record] = [
+    MessageSeen(1.0, True, CLEAR, 0, "REGISTER", "his"),
+    Attempt(1.0, "he@home", "sip:he@home", UE, 0, "his", False, ""),
+    MessageSeen(1.0, False, MW, 0, "REGISTER", "his"),
+    SetChanged(at=1.1, impi="he@home", ue=UE, set_id=1, event=SetEvent.INSTALLED, state="temporary",
+               spis=(11, 12, 13, 14), detail="", call_id="his"),
+    MessageSeen(1.2, True, CLEAR, 0, "REGISTER", "hers"),
+    Attempt(1.2, "she@home", "sip:she@home", UE, 0, "hers", False, ""),
+    SetChanged(at=1.3, impi="she@home", ue=UE, set_id=2, event=SetEvent.INSTALLED, state="temporary",
+               spis=(21, 22, 23, 24), detail="", call_id="hers"),
+    MessageSeen(1.4, True, UPLINK, 14, "MESSAGE", "his words"),
+    MessageSeen(1.4, False, MW, 0, "MESSAGE", "his words"),
+    MessageSeen(1.5, True, UPLINK, 24, "MESSAGE", "her words"),
+]  # fmt: skip
 
 OTHERS = UPLINK._replace(remote=OTHER, remote_port=41800)
 TO_OTHER = DOWNLINK._replace(remote=OTHER, remote_port=41801)
@@ -95,3 +111,8 @@ def test_each_of_two_ues_sees_its_leg_of_a_call() -> None:
 def test_a_record_in_a_line() -> None:
     assert describe(RECORDS[7]) == "REGISTER from UDP 10.45.0.2:31800 at 10.45.0.1:5100, on SPI 2000000202"
     assert describe(RECORDS[1]) == "REGISTER from UDP 10.45.0.2:5060 at 10.45.0.1:5060, in clear"
+
+
+def test_users_of_one_address_are_told_apart() -> None:
+    calls = [[each.call_id for each in ladder.of_user(SHARED, UE, f"{who}@home")] for who in ("he", "she")]
+    assert calls == [["his", "his", "his", "his words", "his words"], ["hers", "hers", "her words"]]

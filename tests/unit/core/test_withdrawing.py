@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from pcscf.registration import Registration
+from pcscf.observe import RegistrationChanged
+from pcscf.registration import Registration, SetState
 from pcscf.sip.message import Request, Response
+from pcscf.vocabulary import Order, Ordered
 from tests.unit.core.world import CORE, REALM, Phone, World, answer, challenge, from_core, ok, settings
 
 AOR = f"sip:+15551230001@{REALM}"
@@ -194,3 +196,33 @@ def test_a_notify_from_a_ue_is_not_the_cores(watched: Watched) -> None:
     watched.world.receive(data, watched.phone.uplink)
     assert watched.world.at_phone()[1].status == 481
     assert watched.registration.registered
+
+
+def test_the_operator_ends_a_registration_at_once(watched: Watched) -> None:
+    registration = watched.registration
+    key, (sa_set,) = registration.key, registration.sets
+    watched.world.handle(Ordered(key.impi, key.address, Order.DEREGISTER))
+    assert not list(watched.world.proxy.registrar) and not watched.world.kernel.sas
+    assert watched.world.proxy.registrar.registered == 0 and watched.world.proxy.registrar.states.total() == 0
+    assert [flow for flow, message in watched.world.sent if flow != CORE] == [], "the UE is not told"
+    (ended,) = [r for _, r in watched.world.journal.after(0) if isinstance(r, RegistrationChanged) and not r.registered]
+    assert ended.detail == "deregistered by the operator" and sa_set.state is SetState.GONE
+
+
+def test_the_operator_has_the_next_register_challenged() -> None:
+    """To the core it is one that nobody vouches for (TS 24.229 5.2.2); the set in use stays, and the mark goes."""
+    world = World()
+    phone = Phone(world)
+    phone.registered()
+    (registration,) = world.proxy.registrar
+    world.handle(Ordered(registration.key.impi, registration.key.address, Order.REAUTHENTICATE))
+    after = phone.again()
+    world.receive(phone.reregister(after), phone.uplink)
+    seen = world.at_core()
+    assert (seen.first("authorization") or "").endswith('integrity-protected="no"') and registration.to_challenge
+    world.receive(challenge(seen, nonce="bm9uY2UtMg=="), CORE)
+    assert world.at_phone()[1].status == 401 and not registration.to_challenge
+    assert Counter(each.state.value for each in registration.sets) == {"active": 1, "temporary": 1}
+    world.handle(Ordered("nobody@home", registration.key.address, Order.REAUTHENTICATE))
+    world.handle(Ordered("nobody@home", registration.key.address, Order.DEREGISTER))
+    assert list(world.proxy.registrar) == [registration]

@@ -5,6 +5,7 @@ The texts are written here and not with the proxy's own code, so that both can d
 
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
@@ -406,6 +407,10 @@ class World:
         assert set(self.kernel.sas) == live
         selectors = [sa.selector for sa in self.kernel.sas.values()]
         assert len(set(selectors)) == len(selectors), "two live SAs with equal selectors"
+        registrar = self.proxy.registrar
+        states = Counter(sa_set.state for each in registrar for sa_set in each.sets)
+        assert +registrar.states == states, "the sets are miscounted"
+        assert registrar.registered == sum(each.registered for each in registrar), "the registered are miscounted"
 
     def secured(self, flow: Flow) -> bool:
         """Whether the kernel has an SA for what leaves on a flow now."""
