@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -146,7 +147,10 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _serve(config: "Config", options: argparse.Namespace) -> None:
     from pcscf import service
+    from pcscf.admin.access import Scope, Tokens
+    from pcscf.admin.api import service_of
     from pcscf.admin.control import Control
+    from pcscf.admin.web import Web
     from pcscf.keylog import open_key_log
     from pcscf.server import Server, settle_memory
     from xfrm.backend import open_backend
@@ -154,15 +158,23 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
     key_log = open_key_log(config.keys.file, os.environ)
     choice = open_backend(config.ipsec.backend)
     server = Server(config, choice, key_log)
-    control = Control(server, config.control)
+    admin = service_of(server, partial(_reload, server, options))
+    control = Control(admin, config.control)
+    page = None
+    if config.admin.enabled:
+        tokens = Tokens(config.state, config.admin.origins)
+        page = Web(admin, tokens, config.admin.address, config.admin.port)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server, options)
+    loop.add_signal_handler(signal.SIGHUP, _on_hangup, server, options)
     try:
         await server.start()
         await control.start()
+        if page is not None:
+            await page.start()
+        admin.history.start()
         settle_memory()
         log.info("ESP backend: %s (%s)", choice.backend.name, choice.reason)
         for address in config.gm.addresses:
@@ -171,18 +183,37 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
         for address in config.mw.addresses:
             log.info("Mw: %s port %s", address, config.mw.port)
         log.info("next hops: %s", ", ".join(each.uri for each in config.mw.next_hops))
+        if page is not None:
+            log.info("dashboard and API: %s with the token in %s", page.url, config.state / Scope.ADMIN.file)
+            if not config.admin.address.is_loopback:
+                log.warning("the admin API is open beyond this host and its token travels in clear: put TLS before it")
         log.info("ready")
         service.ready(f"{choice.backend.name} ESP")
         await stop.wait()
     finally:
         service.stopping()
+        await admin.feed.stop()
+        await admin.history.stop()
+        if page is not None:
+            await page.stop()
         await control.stop()
         await server.stop()
     log.info("stopped; SAs and policies removed")
 
 
-def _reload(server: "Server", options: argparse.Namespace) -> None:
-    """SIGHUP: take over from the file what can be, and name the rest; a file that cannot be used changes nothing."""
+def _on_hangup(server: "Server", options: argparse.Namespace) -> None:
+    """SIGHUP: reload."""
+    from contextlib import suppress
+
+    with suppress(PcscfError):
+        _reload(server, options)
+
+
+def _reload(server: "Server", options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Take over from the file what can be, and name the rest; a file that cannot be used changes nothing.
+
+    Raises ConfigError.
+    """
     from pcscf import logs, service
     from pcscf.config import ConfigError, load
 
@@ -191,12 +222,15 @@ def _reload(server: "Server", options: argparse.Namespace) -> None:
         taken, left = server.reload(load(options.config))
     except ConfigError as error:
         log.warning("the configuration was not reloaded: %s", "; ".join(str(error).splitlines()))
+        raise
     else:
         logs.set_up("debug" if options.verbose else server.config.log.level, server.config.log.format)
         log.info("configuration reloaded: %s", ", ".join(taken) or "nothing has changed that can be")
         if left:
             log.warning("changed, but needs a restart: %s", ", ".join(left))
-    service.ready(f"{server.backend.name} ESP")
+    finally:
+        service.ready(f"{server.backend.name} ESP")
+    return taken, left
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -248,7 +282,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _sa(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from pcscf.admin.control import ControlClient
+    from pcscf.admin.client import ControlClient
     from pcscf.admin.tables import sa_table
     from pcscf.config import load
 
@@ -274,7 +308,7 @@ def _sa(options: argparse.Namespace) -> int:
 def _hops(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from pcscf.admin.control import ControlClient
+    from pcscf.admin.client import ControlClient
     from pcscf.admin.tables import hop_table
     from pcscf.config import load
 

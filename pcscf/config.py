@@ -7,6 +7,7 @@ Every refusal names the field, the value and what is wrong with it.
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -336,6 +337,29 @@ class Hep(Part):
         return _endpoint(self.collector) if self.collector else None
 
 
+class Admin(Part):
+    """The API and the page for operators, over HTTP."""
+
+    enabled: bool = True
+    address: IPv4Address | IPv6Address = IPv4Address("127.0.0.1")
+    port: Port = 8060
+    origins: tuple[str, ...] = ()
+    message_memory: Annotated[int, Field(ge=0, le=4096)] = 16
+
+    @field_validator("origins")
+    @classmethod
+    def readable_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or not parts.netloc
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"{origin} is no origin; write for example https://ims.example")
+        return origins
+
+
 def _endpoint(text: str) -> tuple[IPAddress, int]:
     address, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
@@ -377,8 +401,10 @@ class Config(BaseSettings):
     log: Log = Log()
     keys: Keys = Keys()
     hep: Hep = Hep()
+    admin: Admin = Admin()
     visited_network: Annotated[str, Field(min_length=1, pattern=r'^[^"\\\r\n]+$')]
     control: Path = Path("/run/pcscf/control.sock")
+    state: Path = Path("/var/lib/pcscf")
 
     @model_validator(mode="after")
     def sockets_differ(self) -> Self:

@@ -57,6 +57,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(row, ensure_ascii=False)
 
 
+def write_message(seen: MessageSeen, text: bytes) -> None:
+    """A message of a UE that the operator follows, whole."""
+    shown = text.decode("utf-8", "replace").rstrip().replace("\r\n", "\n")
+    extra = {"event": "Message", "ue": str(seen.flow.remote), "call_id": seen.call_id, "flow": str(seen.flow)}
+    log.info("%s\n%s", describe(seen), shown, extra=extra)
+
+
 def write(record: Record) -> None:
     """A journal record as a line: messages and attempts for debugging, problems as warnings."""
     match record:

@@ -7,8 +7,10 @@ import asyncio
 import gc
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import islice
 from typing import assert_never
 
@@ -17,13 +19,15 @@ from pcscf.admin.views import Status
 from pcscf.config import Config
 from pcscf.hep import Mirror
 from pcscf.keylog import KeyLog
+from pcscf.messages import MessageLog, without_keys
 from pcscf.nexthop import NextHops
-from pcscf.observe import Journal, Problem, Record
+from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
 from pcscf.proxy import Proxy
 from pcscf.registrar import Registrar
 from pcscf.resolve import Resolver
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
+from pcscf.tally import Tally
 from pcscf.transport import Transport
 from pcscf.vocabulary import (
     Action,
@@ -35,6 +39,7 @@ from pcscf.vocabulary import (
     Interface,
     Malformed,
     Note,
+    Ordered,
     Received,
     RemoveSecurity,
     Resolve,
@@ -47,7 +52,7 @@ from pcscf.vocabulary import (
 )
 from pcscf.witness import WATCHED, Stuck, Witness
 from xfrm.backend import Choice
-from xfrm.model import SaId, SaRecord, XfrmError
+from xfrm.model import IPAddress, SaId, SaRecord, XfrmError
 
 log = logging.getLogger("pcscf")
 STUCK_AFTER = 0.5
@@ -78,6 +83,10 @@ class Server:
         self._mirror: Mirror | None = None
         self.witness = Witness((config.ipsec.ports_ps, config.ipsec.ports_pc), self.backend.devices)
         self.journal = Journal()
+        self.started = time.time()
+        self.messages = MessageLog(config.admin.message_memory << 20)
+        self.traced: set[IPAddress] = set()
+        """UEs whose messages on Gm are logged whole."""
         self.proxy = Proxy(config.settings, random_octets=os.urandom)
         self._transport = Transport(
             self._on_message,
@@ -93,6 +102,8 @@ class Server:
             nameservers=config.mw.nameservers,
         )
         self._events: deque[Event] = deque()
+        self._event: Event | None = None
+        self._sent = b""
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -157,6 +168,14 @@ class Server:
             self.handle(Tick())
         return known
 
+    @property
+    def tally(self) -> Tally:
+        return self.proxy.tally
+
+    def order(self, order: Ordered) -> None:
+        """Do what the operator wants of a contact."""
+        self.handle(order)
+
     def reload(self, new: Config) -> tuple[list[str], list[str]]:
         """Take over what can change while we run; the names of that, and of what needs a restart."""
         self.config, taken, left = self.config.reloaded(new)
@@ -167,13 +186,15 @@ class Server:
     @property
     def status(self) -> Status:
         return Status(
+            version=version("pcscf"),
             pid=os.getpid(),
+            started=self.started,
             backend=self.backend.name,
             reason=self.choice.reason,
             gm=[str(address) for address in self.config.gm.addresses],
-            registered=sum(each.registered for each in self.registrar),
-            sets=sum(len(each.sets) for each in self.registrar),
-            sas=len(self.records()),
+            registered=self.registrar.registered,
+            sets=self.registrar.states.total(),
+            sas=self.backend.count(),
             connections=len(self._transport),
             **self.proxy.load._asdict(),
         )
@@ -185,6 +206,10 @@ class Server:
     def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         """The live SAs, or some, with their counters, from the backend. Raises XfrmError."""
         return self.backend.records(ids)
+
+    def count(self) -> int:
+        """SAs there are, whatever we believe. Raises XfrmError."""
+        return self.backend.count()
 
     def drops(self) -> dict[str, int]:
         """What the backend has thrown away and no SA counts."""
@@ -198,7 +223,7 @@ class Server:
         self._busy = True
         try:
             while self._events:
-                event = self._events.popleft()
+                event = self._event = self._events.popleft()
                 for action in self._ask(event):
                     self._carry_out(action)
         finally:
@@ -217,6 +242,7 @@ class Server:
     def _carry_out(self, action: Action) -> None:
         match action:
             case Send(data, flow, connect):
+                self._sent = data
                 self._transport.send(data, flow, connect=connect)
                 if self._mirror is not None:
                     self._mirror.leaving(data, flow)
@@ -226,6 +252,7 @@ class Server:
                 try:
                     self.backend.install(sas)
                 except XfrmError as error:
+                    self.tally.backend_errors["install"] += 1
                     self._events.append(SecurityRefused(set_id, error.strerror or str(error)))
                 else:
                     if self._key_log is not None:
@@ -235,11 +262,13 @@ class Server:
                 try:
                     self.backend.update(ids, lifetime)
                 except XfrmError as error:
+                    self.tally.backend_errors["update"] += 1
                     self._trouble(f"the lifetime of SAs could not be set: {error}")
             case RemoveSecurity(ids):
                 try:
                     self.backend.remove(ids)
                 except XfrmError as error:
+                    self.tally.backend_errors["remove"] += 1
                     self._trouble(f"SAs could not be removed: {error}")
             case CloseFlow(flow):
                 self._transport.close_flow(flow)
@@ -253,7 +282,30 @@ class Server:
 
     def _record(self, record: Record) -> None:
         self.journal.append(record)
+        match record:
+            case MessageSeen():
+                self._keep(record)
+            case SetChanged():
+                self.tally.events[record.event.value] += 1
+            case RegistrationChanged():
+                self.tally.events["registered" if record.registered else "not registered"] += 1
+            case Problem():
+                self.tally.problems += 1
+            case _:
+                pass
         logs.write(record)
+
+    def _keep(self, seen: MessageSeen) -> None:
+        """Keep the text of a message that was just noted: what this turn is about, or what was sent last."""
+        if not self.messages.room:
+            return
+        text = self._sent
+        if seen.incoming:
+            assert isinstance(self._event, Received)
+            text = without_keys(self._event.message)
+        self.messages.keep(self.journal.written, text)
+        if seen.flow.remote in self.traced:
+            logs.write_message(seen, text)
 
     def _arm(self) -> None:
         """Have one timer set for the earliest deadline; a later one than set is left to the next ring."""
@@ -269,11 +321,16 @@ class Server:
         self.handle(Tick())
 
     def _look_at_expirations(self) -> None:
-        self._watch = asyncio.get_running_loop().call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+        loop = asyncio.get_running_loop()
+        if self._watch is not None:
+            self.tally.lag = max(0.0, loop.time() - self._watch.when())
+            self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
+        self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
         self._look_at_the_stuck()
         try:
             expired = self.backend.expirations()
         except XfrmError as error:
+            self.tally.backend_errors["expirations"] += 1
             self._trouble(f"expirations could not be read: {error}")
             return
         if expired:

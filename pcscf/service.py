@@ -1,10 +1,12 @@
-"""What a service manager hears of `pcscf run`: that it is ready, reloads, or stops (sd_notify(3))."""
+"""What a service manager hears of `pcscf run`, and gives it: sd_notify(3), and a socket by sd_listen_fds(3)."""
 
 import os
 import socket
 import time
 
 VARIABLE = "NOTIFY_SOCKET"
+FIRST_DESCRIPTOR = 3
+"""`SD_LISTEN_FDS_START`."""
 
 
 def notify(*words: str) -> bool:
@@ -32,3 +34,10 @@ def reloading() -> None:
 
 def stopping() -> None:
     notify("STOPPING=1")
+
+
+def listening_socket() -> socket.socket | None:
+    """The socket of the page for operators, if the manager has opened it."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    return socket.socket(fileno=FIRST_DESCRIPTOR)

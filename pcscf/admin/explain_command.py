@@ -27,7 +27,7 @@ def _explain(options: argparse.Namespace) -> int:
     """Exit status 0 where the UE is registered and nothing is wrong, else 1."""
     from rich.console import Console
 
-    from pcscf.admin.control import ControlClient
+    from pcscf.admin.client import ControlClient
     from pcscf.config import load
 
     control = options.control or load(options.config).control

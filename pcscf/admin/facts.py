@@ -23,7 +23,7 @@ class UnknownUe(Exception):
 def explanation(inside: Inside, ue: str, now: float) -> ExplanationRow:
     """What is to be said of a UE: an IMPI, an IMPU, its user part, or an address. Raises UnknownUe, XfrmError."""
     records = [record for _, record in inside.journal.after(0)]
-    impi, address = _find(inside, records, ue)
+    impi, address = find(inside, records, ue)
     facts = _gather(inside, records, impi, address, now)
     reached = dict(facts.steps)
     return ExplanationRow(
@@ -39,7 +39,8 @@ def explanation(inside: Inside, ue: str, now: float) -> ExplanationRow:
     )
 
 
-def _find(inside: Inside, records: list[Record], ue: str) -> tuple[str, IPAddress]:
+def find(inside: Inside, records: list[Record], ue: str) -> tuple[str, IPAddress]:
+    """Whom a name means: an IMPI, an IMPU, its user part, an address, or IMPI~address. Raises UnknownUe."""
     known: dict[tuple[str, IPAddress], set[str]] = {}
     for registration in inside.registrar:
         key = registration.key
@@ -50,6 +51,10 @@ def _find(inside: Inside, records: list[Record], ue: str) -> tuple[str, IPAddres
         if isinstance(record, Attempt):
             names = known.setdefault((record.impi, record.ue), {record.impi, str(record.ue)})
             names.add(record.impu)
+    impi, tilde, place = ue.rpartition("~")
+    with suppress(ValueError):
+        if tilde and (exact := (impi, ip_address(place))) in known:
+            return exact
     with suppress(ValueError):
         ue = str(ip_address(ue))
     for fits in (lambda name: name == ue, lambda name: _user(name) == ue):

@@ -76,7 +76,7 @@ def _text(options: argparse.Namespace) -> str:
             return str(options.keys.read_text(errors="replace"))
         except OSError as error:
             raise PcscfError(f"{options.keys}: {error.strerror}") from error
-    from pcscf.admin.control import ControlClient
+    from pcscf.admin.client import ControlClient
     from pcscf.config import load
 
     return asyncio.run(ControlClient(options.control or load(options.config).control).keys())

@@ -11,7 +11,7 @@ from pcscf.arguments import add_command, add_control, add_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pcscf.admin.control import ControlClient
+    from pcscf.admin.client import ControlClient
 
 EVERY = 1.0
 """Seconds between two looks of --watch."""
@@ -36,7 +36,7 @@ def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from pcscf.admin.control import ControlClient
+    from pcscf.admin.client import ControlClient
     from pcscf.config import load
 
     client = ControlClient(options.control or load(options.config).control)

@@ -5,16 +5,22 @@ A journal record travels as its kind and its fields.
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter
 
+from pcscf.messages import MessageLog
 from pcscf.nexthop import NextHops
-from pcscf.observe import Attempt, Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
+from pcscf.observe import Attempt, Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged, describe
 from pcscf.registrar import Registrar
-from pcscf.registration import SaSet
+from pcscf.registration import Registration, SaSet
+from pcscf.tally import Tally
+from pcscf.vocabulary import Interface, Ordered
 from pcscf.witness import Witness
 from xfrm.model import IPAddress, SaId, SaRecord, bracketed
+
+if TYPE_CHECKING:
+    from pcscf.config import Config
 
 KINDS: dict[str, type[Record]] = {
     "message": MessageSeen,
@@ -28,9 +34,19 @@ _KIND_OF = {type_: kind for kind, type_ in KINDS.items()}
 
 
 class Inside(Protocol):
-    """What the control socket may see of a server."""
+    """What operators may see and do of a server."""
 
     journal: Journal
+    messages: MessageLog
+    traced: set[IPAddress]
+    config: "Config"
+    started: float
+    """Seconds since the epoch."""
+
+    @property
+    def tally(self) -> Tally: ...
+    def order(self, order: Ordered) -> None: ...
+    def count(self) -> int: ...
 
     @property
     def registrar(self) -> Registrar: ...
@@ -50,14 +66,17 @@ class Inside(Protocol):
 class Status(BaseModel):
     """The instance and its backend."""
 
+    version: str
     pid: int
+    started: float
+    """Seconds since the epoch."""
     backend: str
     reason: str
     gm: list[str]
     registered: int
     sets: int
     sas: int = 0
-    """Those of the backend: four for each set, or one of the two has lost something."""
+    """There are, those of other IPsec users included where the kernel counts; ours are four for each set."""
     transactions: int = 0
     passages: int = 0
     """Requests whose server transaction is not over."""
@@ -91,14 +110,70 @@ class SaRow(BaseModel):
 class RegistrationRow(BaseModel):
     """One registration. `why` says why its algorithms were chosen."""
 
+    ue: str
+    """How the API names it: IMPI~address."""
     impi: str
     address: IPAddress
     registered: bool
     expires_in: float | None
+    contact: str
     associated_uris: list[str]
     service_route: list[str]
     sets: list[int]
+    states: list[str]
+    """Of the sets."""
+    algorithms: str
+    """Of the newest set."""
     why: str
+    in_clear: bool
+    """Admitted without IPsec."""
+    to_challenge: bool
+    """Its next REGISTER will be challenged: the operator wants it."""
+
+
+class SetRow(BaseModel):
+    """A set of four SAs. `age` and `expires_in` are seconds; `why` says why its algorithms were chosen."""
+
+    id: int
+    state: str
+    age: float
+    expires_in: float
+    offered: str
+    chosen: str
+    why: str
+    sas: list[SaRow]
+
+
+class UeRow(BaseModel):
+    """One UE. `registration` is null when only the journal knows it any more; `traced`: its messages are logged."""
+
+    ue: str
+    impi: str
+    address: IPAddress
+    registration: RegistrationRow | None
+    sets: list[SetRow]
+    traced: bool
+
+
+class LadderRow(BaseModel):
+    """A step of a ladder. `at` is seconds since the epoch; hosts are `ue`, `pcscf` and `core`, "" for no message.
+
+    `way`: esp or clear. `whole`: the text of the message is kept.
+    """
+
+    number: int
+    at: float
+    kind: str
+    source: str = ""
+    source_port: int = 0
+    destination: str = ""
+    destination_port: int = 0
+    transport: str = ""
+    way: str = ""
+    spi: int = 0
+    text: str
+    call_id: str = ""
+    whole: bool = False
 
 
 class CauseRow(BaseModel):
@@ -164,13 +239,6 @@ class Hops(BaseModel):
     names: list[NameRow]
 
 
-class Switch(BaseModel):
-    """Take a next hop out of use, or back."""
-
-    name: str
-    enabled: bool
-
-
 class JournalRow(BaseModel):
     """A journal record with its running number."""
 
@@ -220,19 +288,76 @@ def _sa_row(record: SaRecord, sa_set: SaSet, *, uplink: bool, now: float) -> SaR
 
 def registration_rows(registrar: Registrar, now: float) -> list[RegistrationRow]:
     """One row for each contact that is registered or tries to be."""
+    return [registration_row(each, now) for each in registrar]
+
+
+def name_of(impi: str, address: IPAddress) -> str:
+    """How the API names a UE."""
+    return f"{impi}~{address}"
+
+
+def registration_row(each: Registration, now: float) -> RegistrationRow:
+    newest = each.sets[-1] if each.sets else None
+    return RegistrationRow(
+        ue=name_of(each.key.impi, each.key.address),
+        impi=each.key.impi,
+        address=each.key.address,
+        registered=each.registered,
+        expires_in=round(each.expires - now, 1) if each.registered else None,
+        contact=each.contact,
+        associated_uris=list(each.associated_uris),
+        service_route=list(each.service_route),
+        sets=[sa_set.id for sa_set in each.sets],
+        states=[sa_set.state.value for sa_set in each.sets],
+        algorithms=str(newest.chosen.pair) if newest is not None else "",
+        why=newest.chosen.why if newest is not None else "",
+        in_clear=each.clear is not None,
+        to_challenge=each.to_challenge,
+    )
+
+
+def set_rows(registration: Registration, inside: Inside, now: float) -> list[SetRow]:
+    """The sets of a contact, the oldest first. Raises XfrmError."""
+    rows = sa_rows(inside.records([each for one in registration.sets for each in one.ids]), inside.registrar, now)
     return [
-        RegistrationRow(
-            impi=each.key.impi,
-            address=each.key.address,
-            registered=each.registered,
-            expires_in=round(each.expires - now, 1) if each.registered else None,
-            associated_uris=list(each.associated_uris),
-            service_route=list(each.service_route),
-            sets=[sa_set.id for sa_set in each.sets],
-            why=each.sets[-1].chosen.why if each.sets else "",
+        SetRow(
+            id=each.id,
+            state=each.state.value,
+            age=round(now - each.made, 1),
+            expires_in=round(each.expires - now, 1),
+            offered=each.proposal.text,
+            chosen=str(each.chosen.pair),
+            why=each.chosen.why,
+            sas=[row for row in rows if row.set_id == each.id],
         )
-        for each in registrar
+        for each in registration.sets
     ]
+
+
+def ladder_row(number: int, record: Record, epoch: float, *, kept: bool) -> LadderRow:
+    """A record as a step. `epoch`: seconds since the epoch when the core's clock was 0; `kept`: its text is."""
+    kind, at = kind_of(record), round(record.at + epoch, 6)
+    if not isinstance(record, MessageSeen):
+        return LadderRow(number=number, at=at, kind=kind, text=describe(record), call_id=record.call_id)
+    flow = record.flow
+    peer = "core" if flow.interface is Interface.MW else "ue"
+    ends = [(peer, flow.remote_port), ("pcscf", flow.local_port)]
+    (source, source_port), (destination, destination_port) = ends if record.incoming else reversed(ends)
+    return LadderRow(
+        number=number,
+        at=at,
+        kind=kind,
+        source=source,
+        source_port=source_port,
+        destination=destination,
+        destination_port=destination_port,
+        transport=flow.transport,
+        way="esp" if record.spi else "clear",
+        spi=record.spi,
+        text=record.summary,
+        call_id=record.call_id,
+        whole=kept,
+    )
 
 
 def hop_rows(hops: NextHops, now: float) -> Hops:
@@ -270,8 +395,18 @@ def hop_rows(hops: NextHops, now: float) -> Hops:
 
 def journal_rows(journal: Journal, after: int) -> list[JournalRow]:
     """The records after a running number."""
-    rows = []
-    for number, record in journal.after(after):
-        kind = _KIND_OF[type(record)]
-        rows.append(JournalRow(number=number, kind=kind, record=_ADAPTERS[kind].dump_python(record, mode="json")))
-    return rows
+    return [journal_row(number, record) for number, record in journal.after(after)]
+
+
+def kind_of(record: Record) -> str:
+    return _KIND_OF[type(record)]
+
+
+def as_json(record: Record) -> bytes:
+    """The fields of a record."""
+    return _ADAPTERS[kind_of(record)].dump_json(record)
+
+
+def journal_row(number: int, record: Record) -> JournalRow:
+    kind = kind_of(record)
+    return JournalRow(number=number, kind=kind, record=_ADAPTERS[kind].dump_python(record, mode="json"))

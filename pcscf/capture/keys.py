@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from pcscf.admin.control import ControlClient, ControlError
+from pcscf.admin.client import ClientError, ControlClient
 from pcscf.admin.views import SaRow
 from pcscf.capture.file import CaptureError
 from xfrm.wireshark import SaLine, read
@@ -49,7 +49,7 @@ class LiveKeys:
         """The keys of the SAs alive now."""
         try:
             text, rows = asyncio.run(self._ask())
-        except ControlError as error:
+        except ClientError as error:
             self.trouble = str(error)
             return []
         self.trouble = ""

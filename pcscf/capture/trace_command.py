@@ -167,7 +167,7 @@ async def _follow(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from pcscf import ladder
-    from pcscf.admin.control import ControlClient, ControlError
+    from pcscf.admin.client import ClientError, ControlClient
     from pcscf.capture.follow import Following
     from pcscf.config import load
 
@@ -182,7 +182,7 @@ async def _follow(options: argparse.Namespace) -> int:
             try:
                 status, rows = await client.status(), await client.journal(following.number)
                 registrations = await client.registrations() if options.user else []
-            except ControlError as error:
+            except ClientError as error:
                 following.lost(str(error))
                 rows = []
             else:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from functools import partial
@@ -11,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcscf import PcscfError
 from pcscf.keylog import VARIABLE, leave_no_core
 from pcscf.lab.arguments import add_backend, add_subscribers, port, share, until_told
 from pcscf.lab.challenge import CoreFault, Manners
@@ -105,13 +107,18 @@ def add_commands(commands: Any) -> None:
         "TCP/IPv4, one over UDP/IPv6, with different algorithms. Messages, a call with preconditions, a "
         "re-authentication in the middle of it, deregistration. After each step the SAs are looked at; their counters "
         "are held against a capture of Gm. Exit status 0 only when all of it was verified.",
-        epilog="examples:\n  pcscf lab\n  pcscf lab --backend userspace --output /tmp/lab --json",
+        epilog="examples:\n  pcscf lab\n  pcscf lab --watch\n  pcscf lab --backend userspace --output /tmp/lab --json",
     )
     lab.add_argument("-c", "--config", type=Path, metavar="FILE", default=Path("config/pcscf.toml"))
     add_subscribers(lab)
     lab.add_argument("--output", type=Path, metavar="FOLDER", default=Path("lab"), help="for capture and logs")
     add_backend(lab)
     lab.add_argument("--json", action="store_true", help="write JSON for scripts")
+    lab.add_argument(
+        "--watch",
+        action="store_true",
+        help="serve the dashboard on loopback and go on until Ctrl-C; as root",
+    )
     lab.set_defaults(command=_lab)
 
 
@@ -193,6 +200,8 @@ def _show(seen: Seen) -> None:
 def _lab(options: argparse.Namespace) -> int:
     from pcscf.lab.network import own_world
 
+    if options.watch and os.geteuid():
+        raise PcscfError("--watch needs root: without it the lab has a loopback of its own, which no browser reaches")
     own_world(sys.argv[1:])
     from rich.console import Console
 
@@ -229,7 +238,17 @@ def _lab(options: argparse.Namespace) -> int:
     )
     progress = Console(stderr=True)
     with progress.status("making namespaces") as status:
+        page = None
+        if options.watch:
+            page = _page_socket(config.admin.port)
+
+        def tell_page(token: str) -> None:
+            url = f"http://127.0.0.1:{config.admin.port}/#token={token}"
+            progress.print(f"dashboard     {url}", markup=False, soft_wrap=True)
+
         scenario = Scenario(
+            page=page,
+            on_page=tell_page,
             config=options.config,
             subscribers=options.subscribers,
             output=options.output,
@@ -246,6 +265,19 @@ def _lab(options: argparse.Namespace) -> int:
     else:
         _show_report(report, Console(highlight=False, soft_wrap=True))
     return 0 if report.good else 1
+
+
+def _page_socket(port: int) -> socket.socket:
+    """Loopback, here. Raises PcscfError."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(("127.0.0.1", port))
+        made.listen()
+    except OSError as error:
+        made.close()
+        raise PcscfError(f"127.0.0.1 port {port}: {error.strerror}; set admin.port") from error
+    return made
 
 
 def _show_report(report: "Report", console: "Console") -> None:

@@ -3,12 +3,20 @@
 import asyncio
 import json
 import os
+import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pcscf.lab.network import NetworkError
 
+_HANDING_OVER = """\
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 START_WITHIN = 20.0
 RESULT_WITHIN = 40.0
 LONGEST_LINE = 1 << 22
@@ -24,9 +32,15 @@ class Process:
         self._reader: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
 
-    async def start(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    async def start(
+        self, command: Sequence[str], environment: dict[str, str], given: socket.socket | None = None
+    ) -> None:
+        """`given`: a listening socket for it, as a service manager hands one over (sd_listen_fds(3))."""
+        if given is not None:
+            command = (sys.executable, "-c", _HANDING_OVER, str(given.fileno()), *command)
         self._process = await asyncio.create_subprocess_exec(
             *command,
+            pass_fds=() if given is None else (given.fileno(),),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -5,6 +5,7 @@ What is verified, and how it is shown, is `report`.
 """
 
 import asyncio
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pcscf.admin.control import ControlClient
+from pcscf.admin.client import ControlClient
 from pcscf.admin.views import SaRow
 from pcscf.lab.capture import Capture
 from pcscf.lab.control import ControlError, tell
@@ -69,6 +70,8 @@ STORY = (
     Turn(2, "expect-complaints none"),
     Turn(3, "expect-complaints none"),
 )
+PAUSE = 5.0
+"""Seconds between two tellings of the story."""
 UNTITLED = ("expect-message", "expect-call", "expect-hangup", "expect-complaints", "answer")
 """Steps that cause no message of their own."""
 
@@ -85,6 +88,10 @@ class Scenario:
     ports: tuple[PortRange, ...]
     core: tuple[IPAddress, int]
     tell: Callable[[str], None]
+    page: socket.socket | None = None
+    """Where the P-CSCF is to serve its page; then the story is told again and again, until it is interrupted."""
+    on_page: Callable[[str], None] = lambda token: None
+    """Told the token of the page."""
 
     async def run(self, network: Network) -> Report:
         """Run it to the end, or to the first step that fails. Raises NetworkError for what cannot even be tried."""
@@ -100,6 +107,10 @@ class Scenario:
             report = Report(status=await client.status(), capture=self.output / "gm.pcapng", phones=list(self.phones))
             try:
                 await self._play(report, ues, client, capture, folder / "core.sock")
+                while self.page is not None and not report.left_out:
+                    self.tell("once more in a moment; Ctrl-C ends it")
+                    await asyncio.sleep(PAUSE)
+                    await self._play(report, ues, client, capture, folder / "core.sock")
                 self.tell("verifying")
                 report.ended = await self._moment(client, capture)
             finally:
@@ -111,10 +122,12 @@ class Scenario:
     async def _start(self, stack: AsyncExitStack, network: Network, folder: Path) -> dict[int, Process]:
         """Start everything; the UEs wait for their first step. Raises NetworkError."""
 
-        async def start(name: str, host: str, *arguments: str, **environment: str) -> Process:
+        async def start(
+            name: str, host: str, *arguments: str, given: socket.socket | None = None, **environment: str
+        ) -> Process:
             process = Process(name, self.output / f"{name}.log")
             stack.push_async_callback(process.stop)
-            await process.start(network.command(host, sys.executable, "-m", "pcscf", *arguments), environment)
+            await process.start(network.command(host, sys.executable, "-m", "pcscf", *arguments), environment, given)
             return process
 
         address, port = self.core
@@ -126,7 +139,9 @@ class Scenario:
             "pcscf",
             "run",
             f"--config={self.config}",
+            given=self.page,
             PCSCF_CONTROL=str(folder / "control.sock"),
+            PCSCF_STATE=str(folder / "state"),
             PCSCF_IPSEC__BACKEND=self.backend,
         )
         ues = {
@@ -134,6 +149,8 @@ class Scenario:
             for phone in self.phones
         }
         await asyncio.gather(core.ready(), pcscf.ready())
+        if self.page is not None:
+            self.on_page((folder / "state" / "admin.token").read_text().strip())
         return ues
 
     def _arguments(self, phone: Phone) -> list[str]:

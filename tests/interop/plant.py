@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pcscf.admin.control import ControlClient
+from pcscf.admin.client import ControlClient
 from pcscf.admin.views import SaRow
 from pcscf.lab.network import Network
 from pcscf.observe import Record
@@ -25,7 +25,7 @@ START_WITHIN = 30.0
 
 
 class Plant:
-    """The running processes; `folder` holds their logs and the control socket."""
+    """The running processes; `folder` holds their logs, the control socket and the state."""
 
     def __init__(self, network: Network, folder: Path, subscribers: Path = SUBSCRIBERS) -> None:
         self.subscribers = subscribers
@@ -41,7 +41,7 @@ class Plant:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **environment},
+                env={**os.environ, "PCSCF_STATE": str(self.folder / "state"), **environment},
             )
         self._processes.append((name, process))
         return process
@@ -110,7 +110,12 @@ def plant(
         try:
             running.started("core", "core", "scscf", "--address=10.46.0.2", f"--subscribers={subscribers}", *core)
             running.started(
-                "pcscf", "pcscf", "run", f"--config={CONFIG}", PCSCF_CONTROL=str(folder / "control.sock"), **environment
+                "pcscf",
+                "pcscf",
+                "run",
+                f"--config={CONFIG}",
+                PCSCF_CONTROL=str(folder / "control.sock"),
+                **environment,
             )
             yield running
         finally:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from pcscf.admin.control import ControlError
+from pcscf.admin.client import ClientError
 from pcscf.capture.file import Packet, Reader
 from pcscf.capture.sip import DECRYPTED
 from pcscf.lab.network import Network
@@ -307,7 +307,7 @@ def test_tcpdump_and_the_key_file_open_it_afterwards(running: Plant, tmp_path: P
 
 def test_without_key_export_only_null_is_opened(tmp_path: Path) -> None:
     with plant(tmp_path, network=Network(f"pcscf-shut-{os.getpid()}")) as running:
-        with pytest.raises(ControlError, match="exports no keys"):
+        with pytest.raises(ClientError, match="exports no keys"):
             asyncio.run(running.client.keys())
         output = tmp_path / "gm.pcapng"
         with in_namespace(running, *capturing(running, output), ready="capturing on gm", folder=tmp_path):

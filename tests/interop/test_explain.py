@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pcscf.admin.control import ControlError
+from pcscf.admin.client import ClientError
 from pcscf.admin.views import ExplanationRow
 from pcscf.lab.capture import Capture
 from tests.interop.phone import Phone, number, user
@@ -59,7 +59,7 @@ def until(running: Plant, ue: str, verdict: str) -> ExplanationRow:
     while time.monotonic() < end:
         try:
             found = explain(running, ue)
-        except ControlError as error:
+        except ClientError as error:
             said = str(error)
         else:
             said = found.causes, found.evidence, found.steps

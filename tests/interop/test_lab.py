@@ -2,9 +2,11 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,30 @@ def test_lab_fails_when_a_ue_cannot_register(folder: Path, tmp_path: Path) -> No
 def test_lab_says_what_is_wrong_with_its_files(folder: Path, more: tuple[str, ...], words: str) -> None:
     done = lab(folder, *more)
     assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_can_be_watched_until_interrupted(tmp_path: Path) -> None:
+    lab = subprocess.Popen(
+        [sys.executable, "-m", "pcscf", "lab", f"--output={tmp_path}", "--watch"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert lab.stderr is not None
+    try:
+        line = next(line for line in lab.stderr if "dashboard" in line)
+        url, _, token = line.split()[1].partition("#token=")
+        request = urllib.request.Request(f"{url}api/samples", headers={"Authorization": f"Bearer {token}"})
+        end = time.monotonic() + 60
+        # Told once to the end, and begun again: they are registered, gone, and registered again.
+        for wanted in (3, 0, 3):
+            while True:
+                assert lab.poll() is None and time.monotonic() < end
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    samples = json.load(answer)
+                if samples and samples[-1]["registered"] == wanted:
+                    break
+                time.sleep(0.2)
+    finally:
+        lab.send_signal(signal.SIGINT)
+        lab.communicate(timeout=60)
+    assert lab.returncode == 130
+    assert "pcscf-lab" not in subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout

@@ -5,6 +5,7 @@ The search is shown to find: with key export on the key file holds what is looke
 
 import asyncio
 import base64
+import json
 import os
 import re
 import signal
@@ -15,10 +16,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from yarl import URL
 
+from pcscf.admin.operations import OPERATIONS
 from pcscf.aka import AkaKeys, expand
 from pcscf.lab.capture import Capture
 from pcscf.lab.control import tell
@@ -30,7 +34,13 @@ from xfrm.model import Key
 
 PCSCF = (sys.executable, "-m", "pcscf")
 CHALLENGE = re.compile(rb'WWW-Authenticate(?=[^\r\n]*\bck="([0-9a-f]{32})")(?=[^\r\n]*\bik="([0-9a-f]{32})")')
-ROUTES = ("/status", "/sas", "/registrations", "/journal", "/hops", "/keys", f"/explain?ue={user(1)}")
+UE = quote(f"{user(1)}~10.45.0.2", safe="")
+ROUTES = [
+    each.path.replace("{ue}", UE)
+    for each in OPERATIONS
+    if each.method == "GET" and each.path != "/api/stream" and "{number" not in each.path
+]
+SHUT = ("/api/keys", "/api/keys/profile")
 
 
 def shapes(secret: bytes) -> list[bytes]:
@@ -87,7 +97,7 @@ def talked(folder: Path, key_file: Path | None = None) -> Iterator[tuple[Plant, 
 
 
 def everything_said(running: Plant) -> dict[str, bytes]:
-    """What every command and every route of the control socket says."""
+    """What every command and every operation of the API says."""
     control = f"--control={running.folder / 'control.sock'}"
     config = f"--config={ROOT / 'config' / 'pcscf.toml'}"
     once: tuple[tuple[str, ...], ...] = (
@@ -118,10 +128,24 @@ async def routes(running: Plant) -> dict[str, bytes]:
     connector = aiohttp.UnixConnector(str(running.folder / "control.sock"))
     async with aiohttp.ClientSession(connector=connector) as session:
         said = {}
+
+        async def ask(route: str) -> bytes:
+            async with session.get(URL(f"http://pcscf{route}", encoded=True)) as answer:
+                body = await answer.read()
+                assert answer.status == (403 if route in SHUT else 200), (route, body)
+            said[route] = str(answer.headers).encode() + body
+            return body
+
         for route in ROUTES:
-            async with session.get(f"http://pcscf{route}") as answer:
-                said[route] = str(answer.headers).encode() + await answer.read()
-                assert answer.status == (403 if route == "/keys" else 200), (route, said[route])
+            await ask(route)
+        await ask(f"/api/ues/{UE}/trace?form=html")
+        for row in json.loads(await ask(f"/api/ues/{UE}/ladder")):
+            if row["whole"]:
+                await ask(f"/api/ues/{UE}/messages/{row['number']}")
+        async with session.get("http://pcscf/api/stream") as stream:
+            said["stream"] = b""
+            while b'"sample"' not in said["stream"]:
+                said["stream"] += await stream.content.readline()
         return said
 
 
@@ -136,7 +160,9 @@ def test_nothing_tells_a_key(tmp_path: Path) -> None:
             limits = Path(f"/proc/{process}/limits").read_text()
             assert re.search(r"Max core file size +0 +0 ", limits), (name, limits)
     assert b"exports no keys" in said[f"keys --control={tmp_path / 'control.sock'}"]
-    assert b'"kind":"attempt"' in said["/journal"]
+    assert b'"kind":"attempt"' in said["/api/journal"]
+    texts = [text for route, text in said.items() if "/messages/" in route]
+    assert len(texts) > 20 and any(b"401 Unauthorized" in text and b"WWW-Authenticate" in text for text in texts)
     assert b"MESSAGE" in said[f"trace --follow --json --control={tmp_path / 'control.sock'}"]
     places = said | files(tmp_path)
     assert any(name.endswith("pcscf.log") for name in places)

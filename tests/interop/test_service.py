@@ -107,7 +107,7 @@ def test_two_capabilities_are_enough(tmp_path: Path) -> None:
                 process = subprocess.Popen(
                     network.command("pcscf", *command),
                     stderr=log,
-                    env={**os.environ, "PCSCF_CONTROL": str(folder / "control.sock")},
+                    env={**os.environ, "PCSCF_CONTROL": f"{folder}/control.sock", "PCSCF_STATE": f"{folder}/state"},
                 )
             try:
                 line_with(running, " ready")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pcscf.admin.control import Control, ControlClient, ControlError
+from pcscf.admin.api import service_of
+from pcscf.admin.client import ClientError, ControlClient
+from pcscf.admin.control import Control, ControlError
 from pcscf.cli import main
 from pcscf.config import Config
 from pcscf.observe import MessageSeen, Problem
@@ -68,13 +70,17 @@ def with_server(work: Callable[[Server, FakeKernel], Awaitable[None]]) -> FakeKe
     return kernel
 
 
-async def challenged(phone: Phone) -> bytes:
-    """Register one phone as far as the 401, with a core of our own."""
-    with udp(phone.address, 5070) as ue, udp(CORE, CORE_PORT) as core:
+async def challenged(phone: Phone, port: int = 5070) -> bytes:
+    """Register one phone as far as the 401, with a core of our own. From another port it is another REGISTER."""
+    with udp(phone.address, port) as ue, udp(CORE, CORE_PORT) as core:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendto(ue, phone.register(5070), (GM, CLEAR))
+        await loop.sock_sendto(ue, phone.register(port), (GM, CLEAR))
         await loop.sock_sendto(core, challenge(await receive(core)), (MW, CLEAR))
         return await receive(ue)
+
+
+def nothing_new() -> tuple[list[str], list[str]]:
+    return [], []
 
 
 def test_challenge_through_real_sockets() -> None:
@@ -165,8 +171,8 @@ def test_control_socket(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "control.sock"
 
     async def work(server: Server, kernel: FakeKernel) -> None:
-        control, client = Control(server, path), ControlClient(path)
-        with pytest.raises(ControlError, match="no P-CSCF answers"):
+        control, client = Control(service_of(server, nothing_new), path), ControlClient(path)
+        with pytest.raises(ClientError, match="no P-CSCF answers"):
             await client.status()
         await control.start()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -183,7 +189,7 @@ def test_control_socket(tmp_path: Path) -> None:
         assert [row.decoded() for row in journal] == [record for _, record in server.journal.after(0)]
         assert await client.journal(after=journal[-1].number) == []
         with pytest.raises(ControlError, match="another P-CSCF is running"):
-            await Control(server, path).start()
+            await Control(service_of(server, nothing_new), path).start()
         await control.stop()
         assert not path.exists()
 
@@ -195,12 +201,12 @@ def test_the_socket_of_a_killed_process_is_taken_over_and_other_files_are_not(tm
         path = tmp_path / "control.sock"
         with socket.socket(socket.AF_UNIX) as killed:
             killed.bind(str(path))
-        control = Control(server, path)
+        control = Control(service_of(server, nothing_new), path)
         await control.start()
         await control.stop()
         path.write_text("mine")
         with pytest.raises(ControlError, match="something else is there"):
-            await Control(server, path).start()
+            await Control(service_of(server, nothing_new), path).start()
         assert path.read_text() == "mine"
 
     with_server(work)
@@ -216,7 +222,7 @@ def test_next_hops_are_shown_and_switched(tmp_path: Path, capsys: pytest.Capture
         return status, said.out, said.err
 
     async def work(server: Server, kernel: FakeKernel) -> None:
-        control = Control(server, path)
+        control = Control(service_of(server, nothing_new), path)
         await control.start()
         assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
         (row,) = json.loads((await command("--json"))[1])["hops"]
@@ -281,7 +287,7 @@ def test_a_name_is_resolved_by_the_dns_and_its_servers_are_probed(
             await server.start()
             assert (await receive(core)).startswith(f"OPTIONS sip:{CORE}:{CORE_PORT} SIP/2.0".encode())
         assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
-        control = Control(server, tmp_path / "control.sock")
+        control = Control(service_of(server, nothing_new), tmp_path / "control.sock")
         await control.start()
         assert await asyncio.to_thread(main, ["hops", "--control", str(tmp_path / "control.sock")]) == 0
         await control.stop()

@@ -71,7 +71,7 @@ def world() -> Report:
     esp = Counter({SaId(PCSCF, 1000): 1, SaId(UE, 1002): 1})
     rows = [row(0, 1), row(1, 0), row(2, 1), row(3, 0)]
     return Report(
-        status=Status(pid=1, backend="kernel", reason="", gm=[], registered=1, sets=1),
+        status=Status(version="1", pid=1, started=0.0, backend="kernel", reason="", gm=[], registered=1, sets=1),
         capture=Path("gm.pcapng"),
         phones=[phone],
         steps=[

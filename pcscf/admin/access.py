@@ -1,0 +1,100 @@
+"""Who may ask what of the API: bearer tokens in files of the state directory, and web pages of which origin.
+
+No cookies: a browser sends nothing of its own accord, so that a page elsewhere can do nothing in an operator's name.
+"""
+
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol
+
+from aiohttp import web
+
+from pcscf import PcscfError
+from pcscf.admin.problem import Refused
+
+
+class AccessError(PcscfError):
+    """Tokens cannot be made or read; `str` is for people."""
+
+
+class Scope(IntEnum):
+    """What a token is good for; each includes those before it."""
+
+    READ = 1
+    """To look: for Prometheus, and for people who only watch."""
+    ADMIN = 2
+    """To act."""
+    KEYS = 3
+    """To read keys, while key export is on."""
+
+    @property
+    def file(self) -> str:
+        return f"{self.name.lower()}.token"
+
+
+class Access(Protocol):
+    """Says what a request may do."""
+
+    def scope(self, request: web.Request) -> Scope:
+        """Raises Refused: 401, 403."""
+
+
+class OwnerOnly:
+    """For the control socket, which the file system lets nobody else open."""
+
+    def scope(self, request: web.Request) -> Scope:
+        return Scope.KEYS
+
+
+class Tokens:
+    """For TCP: one token for each scope, made at first start. `origins` may call beside the page itself."""
+
+    def __init__(self, folder: Path, origins: Sequence[str] = ()) -> None:
+        """Raises AccessError."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._tokens = {scope: _token(folder / scope.file) for scope in Scope}
+        except OSError as error:
+            raise AccessError(
+                f"state directory {folder}: {error.strerror}; set `state` to a place you may write, or admin.enabled = "
+                "false"
+            ) from error
+        self._origins = frozenset(origins)
+
+    def scope(self, request: web.Request) -> Scope:
+        """Raises Refused: 403 for a page of another origin, 401 without a token of ours."""
+        origin = request.headers.get("Origin")
+        if origin is not None and origin not in self._origins and origin != f"{request.scheme}://{request.host}":
+            raise Refused(403, f"a page of {origin[:100]} may not call this API; admin.origins says which may")
+        kind, _, given = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            for scope, token in self._tokens.items():
+                if hmac.compare_digest(given.strip().encode(), token.encode()):
+                    return scope
+        raise Refused(
+            401, "a bearer token is needed; it lies in the state directory of the P-CSCF, as it said at start"
+        )
+
+
+def _token(path: Path) -> str:
+    """The token of a file that only its owner may read; made where there is none. Raises OSError, AccessError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
+            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise AccessError(f"token {path}: others may read it; chmod 600 {path}") from None
+            found = file.readline().strip()
+        if len(found) < 32:
+            raise AccessError(f"token {path}: too short to be one; remove it, and it is made anew") from None
+        return found
+    made = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{made}\n")
+    return made
