@@ -7,7 +7,7 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 LAB_PACKAGES := python3-venv iproute2 nftables util-linux
-TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables systemd sip-tester
+TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables systemd sip-tester chromium prometheus
 UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
 KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py \
@@ -36,10 +36,10 @@ lab: packages $(VENV)/installed
 
 test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
-	@echo "== unit tests, fuzzing, interoperation; beside them ESP of the kernel, whose output follows"
+	@echo "== unit tests, fuzzing, interoperation, the page in a browser; beside them ESP of the kernel, whose output follows"
 	@$(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) \
 	  > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
-	$(VENV)/bin/pytest -q tests/unit tests/fuzz tests/interop $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
+	$(VENV)/bin/pytest -q tests/unit tests/fuzz tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
 	wait $$kernel; status=$$?; cat $(KERNEL_OUTPUT); [ $$native = 0 ] && [ $$status = 0 ]
 	@echo "== ESP of the userspace backend"
 	$(VENV)/bin/pytest -q tests/kernel --esp=userspace
@@ -54,6 +54,7 @@ check: packages $(VENV)/installed-dev
 
 bench: packages test-packages $(VENV)/installed-dev
 	@$(VENV)/bin/python -m tests.bench fake
+	@$(VENV)/bin/python -m tests.bench looked-at
 	@$(VENV)/bin/python -m tests.kernel.run --exec $(abspath $(VENV))/bin/python -m tests.bench kernel 1000
 
 samples: packages $(VENV)/installed-dev

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [fake|kernel|decrypt] [COUNT]`: one JSON object a line on standard output."""
+"""`python -m tests.bench [fake|kernel|decrypt|looked-at] [COUNT]`: one JSON object a line on standard output."""
 
 import json
 import sys
@@ -13,6 +13,10 @@ def main() -> None:
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     if name == "decrypt":
         for figure in decrypt.measure(count):
+            print(json.dumps(figure), flush=True)
+        return
+    if name == "looked-at":
+        for figure in wire.compare("fake", count):
             print(json.dumps(figure), flush=True)
         return
     settle_memory()

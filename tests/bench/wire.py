@@ -5,6 +5,7 @@ Phones and core are this process, whose cost does not count. All of it is on loo
 """
 
 import socket
+import statistics
 import struct
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -12,11 +13,12 @@ from enum import Enum
 from typing import NamedTuple
 
 from tests.bench.load import CORE_ADDRESS, PORT_UC, PORT_US, SDP, Phone, accept, answer, challenge
-from tests.bench.measured import CORE, CORE_PORT, GM, MW, MeasuredProxy
+from tests.bench.measured import CORE, CORE_PORT, GM, MW, MeasuredProxy, Seen
 
 CLEAR_PORT = 5070
 IP_PKTINFO = 8
 PAUSE = 0.004
+ROUNDS = 5
 WINDOW = 32
 """Procedures under way at a time: a busy proxy, not a waiting one."""
 REGISTERED = 200
@@ -109,6 +111,25 @@ def measure(name: str, count: int) -> Iterator[dict[str, object]]:
     yield _measured("call", call, old, name, count // 5, messages=12, sas=0)
 
 
+def compare(name: str, count: int) -> Iterator[dict[str, object]]:
+    """What it costs to be looked at: journal, kept messages, metrics and an open page, against nothing of it.
+
+    Both in turn, several times over; the ratio is that of the medians.
+    """
+    phones = [Phone(number) for number in range(REGISTERED)]
+    for what, procedure, messages, sas in (("relay_message", message, 2, 0), ("challenge", challenged, 2, 4)):
+        spent: dict[Seen, list[float]] = {Seen.NOT: [], Seen.BY_A_PAGE: []}
+        for turn in range(ROUNDS):
+            for seen in spent if turn % 2 else reversed(spent):
+                some = phones
+                if sas:
+                    some = [Phone(number) for number in range(REGISTERED, REGISTERED + count + count // 10 + 1)]
+                figure = _measured(what, procedure, some, name, count, messages=messages, sas=sas, seen=seen)
+                spent[seen].append(float(str(figure["cpu_us"])))
+        off, on = (statistics.median(spent[seen]) for seen in spent)
+        yield {"name": f"{what}: looked at", "ratio": round(on / off, 3), "off_us": off, "on_us": on, "rounds": ROUNDS}
+
+
 def _measured(
     what: str,
     procedure: Callable[[Phone], Procedure],
@@ -118,10 +139,11 @@ def _measured(
     *,
     messages: int,
     sas: int,
+    seen: Seen = Seen.AS_IS,
 ) -> dict[str, object]:
     """`messages` arrive at the proxy and `sas` are made in one procedure. `cpu_us` of relay_message is per message."""
     warm = max(1, count // 10)
-    with MeasuredProxy(name) as proxy, Wire() as wire:
+    with MeasuredProxy(name, seen) as proxy, Wire() as wire:
         if not sas:
             wire.run(registered(phone) for phone in phones)
         wire.run(procedure(phones[index % len(phones)]) for index in range(warm))
