@@ -158,7 +158,7 @@ class Kernel:
         ]
 
     def count(self) -> int:
-        """SAs in this network namespace, whosever they are, at a cost that does not grow with them. Raises XfrmError."""
+        """SAs in this network namespace, whosever they are, at a cost that does not grow. Raises XfrmError."""
         answer = self._ask(Message.GETSADINFO, codec.sad_info())
         if answer.errno:
             raise _refused(answer, 0, "counting SAs")

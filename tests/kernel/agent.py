@@ -74,6 +74,9 @@ class Agent:
     def close(self) -> None:
         self.backend.close()
 
+    def count(self) -> int:
+        return self.backend.count()
+
     def clear_drops(self) -> int:
         """Packets dropped in this namespace because a protected port wants ESP and got clear text."""
         if isinstance(self._backend, Userspace):

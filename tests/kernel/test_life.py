@@ -34,6 +34,7 @@ def test_update_moves_the_end_and_keeps_counters_and_sequence(world: World, vers
         world.ue(Agent.send, "uc", data, made.p, PORT_PS)
         assert world.p(Agent.receive, "ps") == data
     before = world.p(Agent.records)
+    assert world.p(Agent.count) == len(before) > 0
     for end in (world.ue, world.p):
         end(Agent.pump, 1.1)  # an age of at least a second: UPDSA counts from the installation
         end(Agent.update, made.ids, 100)
