@@ -136,7 +136,7 @@ class Decryption:
             else:
                 self.opened += 1
                 return Opened(protocol, payload, _SPI.unpack_from(packet)[0], each.line)
-        if not candidates and self._null and (found := _null(packet)) is not None:
+        if not candidates and self._null and (found := _null(datagram)) is not None:
             self.opened += 1
             self.unchecked += 1
             return found
@@ -150,8 +150,12 @@ class Decryption:
         return Closed(cause, spi)
 
 
-def _null(packet: bytes) -> Opened | None:
-    """What null encryption leaves open to everybody, if it fits in every detail (RFC 2410)."""
+def _null(datagram: Datagram) -> Opened | None:
+    """What null encryption leaves open to everybody, if it fits in every detail (RFC 2410).
+
+    Of a million packets of other people's ciphertext two would look like TCP but for its checksum.
+    """
+    packet = datagram.payload
     for before, after in _NULL_SHAPES:
         end = len(packet) - after
         if end - before < 10 or end - before & 3:
@@ -168,6 +172,15 @@ def _null(packet: bytes) -> Opened | None:
             fits = len(payload) >= 8 and int.from_bytes(payload[4:6], "big") == len(payload)
         else:
             fits = len(payload) >= 20 and 20 <= 4 * (payload[12] >> 4) <= len(payload) and not payload[12] & 15
+            fits = fits and _sums_up(datagram, payload)
         if fits:
             return Opened(protocol, payload, _SPI.unpack_from(packet)[0], None)
     return None
+
+
+def _sums_up(datagram: Datagram, segment: bytes) -> bool:
+    """Whether the checksum of a TCP segment is right (RFC 9293 3.1, RFC 8200 8.1)."""
+    head = datagram.source + datagram.destination + struct.pack("!II", len(segment), TCP)
+    octets = head + segment + bytes(len(segment) & 1)
+    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    return total % 0xFFFF == 0
