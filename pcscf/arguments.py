@@ -7,6 +7,13 @@ from typing import Any
 DEFAULT_CONFIG = Path("config/pcscf.toml")
 
 
+def example(name: str) -> Path:
+    """A file of `config/`: the one here, or that which came with the package."""
+    here = Path("config") / name
+    packaged = Path(__file__).parent / "examples" / name
+    return here if here.exists() or not packaged.exists() else packaged
+
+
 def add_command(commands: Any, name: str, purpose: str, examples: str) -> argparse.ArgumentParser:
     """Add a command. `examples` are lines of a shell, each after the first indented by two spaces."""
     made: argparse.ArgumentParser = commands.add_parser(

@@ -27,6 +27,7 @@ from pcscf.capture.capture_command import add_capture_command
 from pcscf.capture.decrypt_command import add_decrypt_command
 from pcscf.capture.extcap_command import add_extcap_command
 from pcscf.capture.trace_command import add_trace_command
+from pcscf.forget_command import add_forget_command
 from pcscf.lab import commands as lab
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_status_command(commands)
     add_explain_command(commands)
+    add_forget_command(commands)
     add_keys_command(commands)
     add_capture_command(commands)
     add_decrypt_command(commands)
@@ -153,11 +155,13 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
     from pcscf.admin.web import Web
     from pcscf.keylog import open_key_log
     from pcscf.server import Server, settle_memory
+    from pcscf.store import Store
     from xfrm.backend import open_backend
 
     key_log = open_key_log(config.keys.file, os.environ)
     choice = open_backend(config.ipsec.backend)
-    server = Server(config, choice, key_log)
+    store = Store(config.state) if config.store.enabled else None
+    server = Server(config, choice, key_log, store)
     admin = service_of(server, partial(_reload, server, options))
     control = Control(admin, config.control)
     page = None
@@ -198,7 +202,8 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
             await page.stop()
         await control.stop()
         await server.stop()
-    log.info("stopped; SAs and policies removed")
+    stays = store is not None and choice.backend.name == "kernel"
+    log.info("stopped; SAs and policies %s", "stay for the next start" if stays else "removed")
 
 
 def _on_hangup(server: "Server", options: argparse.Namespace) -> None:

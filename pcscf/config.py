@@ -337,6 +337,12 @@ class Hep(Part):
         return _endpoint(self.collector) if self.collector else None
 
 
+class Survive(Part):
+    """What a restart leaves: registrations and calls, with the SAs that the kernel keeps. Keys are not stored."""
+
+    enabled: bool = True
+
+
 class Admin(Part):
     """The API and the page for operators, over HTTP."""
 
@@ -402,6 +408,7 @@ class Config(BaseSettings):
     keys: Keys = Keys()
     hep: Hep = Hep()
     admin: Admin = Admin()
+    store: Survive = Survive()
     visited_network: Annotated[str, Field(min_length=1, pattern=r'^[^"\\\r\n]+$')]
     control: Path = Path("/run/pcscf/control.sock")
     state: Path = Path("/var/lib/pcscf")

@@ -5,6 +5,7 @@ A dialog may serve a call and subscriptions at once (RFC 5057); it ends with the
 
 import heapq
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -54,9 +55,31 @@ class Dialogs:
         self._dialogs: dict[DialogKey, Dialog] = {}
         self._of: dict[Registration, set[DialogKey]] = {}
         self._deadlines: list[tuple[float, DialogKey]] = []
+        self.touched: set[DialogKey] = set()
+        """What has changed since somebody emptied this."""
+
+    def restore(self, dialog: Dialog) -> None:
+        """A confirmed dialog of an earlier run goes on."""
+        self._dialogs[dialog.key] = dialog
+        self._of.setdefault(dialog.registration, set()).add(dialog.key)
+        if dialog.expires != math.inf:
+            self.keep(dialog, dialog.expires)
+
+    def confirm(self, dialog: Dialog) -> None:
+        """A 2xx was seen: it no longer ends with its INVITE."""
+        dialog.early = False
+        self.touched.add(dialog.key)
+
+    def keep_on(self, dialog: Dialog) -> None:
+        """It needs no refreshing: it lasts until its end is seen."""
+        dialog.expires = math.inf
+        self.touched.add(dialog.key)
 
     def __len__(self) -> int:
         return len(self._dialogs)
+
+    def __iter__(self) -> Iterator[Dialog]:
+        return iter(tuple(self._dialogs.values()))
 
     def find(self, key: DialogKey) -> Dialog | None:
         return self._dialogs.get(key)
@@ -77,6 +100,7 @@ class Dialogs:
     def keep(self, dialog: Dialog, until: float) -> None:
         """It ends then, unless it is kept again."""
         dialog.expires = until
+        self.touched.add(dialog.key)
         heapq.heappush(self._deadlines, (until, dialog.key))
         if len(self._deadlines) > SPARE_DEADLINES + 2 * len(self._dialogs):
             # Else a subscription that has ended would stay until the week it was granted is over.
@@ -90,6 +114,7 @@ class Dialogs:
     def end(self, dialog: Dialog, usage: Usage) -> None:
         """A usage is over; the dialog with its last."""
         dialog.usages.discard(usage)
+        self.touched.add(dialog.key)
         if not dialog.usages:
             self.close(dialog)
 
@@ -98,6 +123,7 @@ class Dialogs:
         if self._dialogs.get(dialog.key) is not dialog:
             return
         del self._dialogs[dialog.key]
+        self.touched.add(dialog.key)
         keys = self._of[dialog.registration]
         keys.discard(dialog.key)
         if not keys:

@@ -4,6 +4,7 @@
 No I/O, no clock, no randomness of its own. Who may talk at all is decided here (digest A6, TS 33.203 7.1).
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,12 +41,15 @@ from pcscf.vocabulary import (
     Ordered,
     Received,
     Resolved,
+    Resume,
     SecurityExpired,
     SecurityInstalled,
     SecurityRefused,
     Tick,
 )
 from xfrm.model import IPAddress, PortRange
+
+RESUMED_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,8 @@ class Proxy:
             RegEventSettings(core=settings.sides.core, enabled=settings.reg_event),
             self._changed,
         )
+        self.resuming: deque[Registration] = deque()
+        """Contacts of an earlier run for whose users nothing was asked of the core yet."""
         self.registrar.on_set_gone = self._signalling.forget
         self.registrar.on_ended = self._ended
 
@@ -185,6 +191,8 @@ class Proxy:
                 self.hops.resolved(event)
             case Ordered(impi, address, order):
                 self._ordered(impi, address, order)
+            case Resume():
+                self._resume()
             case Tick():
                 self.hops.expire()
                 self._signalling.expire(self._relay)
@@ -282,6 +290,13 @@ class Proxy:
         if ";sos" not in registration.contact.lower():
             self._reg_events.registered(registration.key.impi, registration.associated_uris[0], path_uri)
 
+    def _resume(self) -> None:
+        """Subscribe for some of those that an earlier run served; the core must not hear of all at once."""
+        for _ in range(min(RESUMED_AT_ONCE, len(self.resuming))):
+            each = self.resuming.popleft()
+            if each.registered and each.path_uri:
+                self._registered(each, each.path_uri)
+
     def _ordered(self, impi: str, address: IPAddress, order: Order) -> None:
         """The operator's word on a contact. One that is gone meanwhile is no error."""
         for each in self.registrar.of_user(impi):
@@ -289,6 +304,7 @@ class Proxy:
                 continue
             if order is Order.REAUTHENTICATE:
                 each.to_challenge = each.registered
+                self.registrar.touched[each.path_token] = each
                 continue
             why = "deregistered by the operator"
             self.registrar.unregister(each, why)

@@ -438,6 +438,7 @@ class RegisterProcedure:
         sa_set, registrar = exchange.arrived_on, self._registrar
         registration.service_route = tuple(response.values("service-route"))
         registration.contact = granted.contact
+        registration.path_uri = exchange.path_uri
         expires = self._turn.now + granted.seconds
         binding = Binding(expires=expires, associated_uris=associated or (f"<{exchange.impu}>",))
         registrar.bind(registration, exchange.impu, binding)

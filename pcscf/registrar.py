@@ -84,6 +84,8 @@ class Registrar:
         """Contacts that are."""
         self.states: Counter[SetState] = Counter()
         """Live sets by state."""
+        self.touched: dict[str, Registration] = {}
+        """Contacts that have changed since somebody emptied this, by token."""
         self._last_set = 0
         self._deadlines: list[tuple[float, int, SaSet | Registration]] = []
         self._watched = 0
@@ -122,6 +124,35 @@ class Registrar:
             self._by_impi.setdefault(key.impi, []).append(found)
         return found
 
+    def restore(self, registration: Registration) -> None:
+        """A registered contact of an earlier run goes on. Raises ValueError where it cannot be beside the others."""
+        key, token = registration.key, registration.path_token
+        ports = {port for each in registration.sets for port in _ports(each.parameters)}
+        ids = {sa_id for each in registration.sets for sa_id in each.ids}
+        if not registration.bindings or key in self._registrations or token in self._by_token:
+            raise ValueError(f"{key.impi} at {key.address} is there already, or not registered")
+        doubled = len(ports) < 2 * len(registration.sets) or len(ids) < 4 * len(registration.sets)
+        if doubled or self._by_ports.keys() & ports or self._by_sa.keys() & ids:
+            raise ValueError(f"SPIs or ports of {key.impi} at {key.address} are those of another")
+        self._registrations[key] = self._by_token[token] = registration
+        self._by_impi.setdefault(key.impi, []).append(registration)
+        self.registered += 1
+        _identify(registration)
+        self.admit_in_clear(registration, registration.clear)
+        for each in registration.sets:
+            self._enter(each)
+            self._last_set = max(self._last_set, each.id)
+        self.watch(registration)
+
+    def _enter(self, sa_set: SaSet) -> None:
+        """From here on its SPIs and ports are taken."""
+        self.states[sa_set.state] += 1
+        self._by_id[sa_set.id] = sa_set
+        self._by_ports.update(dict.fromkeys(_ports(sa_set.parameters), sa_set))
+        self._by_sa.update(dict.fromkeys(sa_set.ids, sa_set))
+        self._own_spis.update((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
+        self.watch(sa_set)
+
     def forget_if_idle(self, registration: Registration) -> None:
         """Drop a registration that has no set and is not registered."""
         if (
@@ -151,6 +182,7 @@ class Registrar:
         if registration.clear is not None and self._by_clear.get(registration.clear) is registration:
             del self._by_clear[registration.clear]
         registration.clear = flow
+        self.touched[registration.path_token] = registration
         if flow is not None:
             self._by_clear[flow] = registration
 
@@ -313,15 +345,10 @@ class Registrar:
             began_on=began_on,
         )
         registration.sets.append(made)
-        self.states[made.state] += 1
         registration.last_port_pc = parameters.port_pc
-        self._by_id[made.id] = made
-        self._by_ports[parameters.ue, parameters.port_uc, parameters.port_ps] = made
-        self._by_ports[parameters.ue, parameters.port_us, parameters.port_pc] = made
-        self._by_sa.update(dict.fromkeys(made.ids, made))
-        self._own_spis.update((parameters.spi_pc, parameters.spi_ps))
         self._unproven.setdefault(parameters.ue, {})[made.id] = made
-        self.watch(made)
+        self._enter(made)
+        self.touched[registration.path_token] = registration
         return made
 
     def step(self, sa_set: SaSet, event: SetEvent, detail: str = "", *, linger: float = 0.0) -> None:
@@ -337,6 +364,7 @@ class Registrar:
         self.states[was] -= 1
         self.states[sa_set.state] += 1
         registration = sa_set.registration
+        self.touched[registration.path_token] = registration
         if sa_set.state not in UNPROVEN:
             waiting = self._unproven.get(sa_set.parameters.ue)
             if waiting is not None and waiting.pop(sa_set.id, None) is not None and not waiting:
@@ -412,6 +440,7 @@ class Registrar:
     def bind(self, registration: Registration, impu: str, binding: Binding) -> None:
         """The contact is registered with this identity."""
         self.registered += not registration.bindings
+        self.touched[registration.path_token] = registration
         registration.bindings[impu] = binding
         _identify(registration)
         self.watch(registration)
@@ -428,6 +457,7 @@ class Registrar:
 
         The sets are left as they are: they end by their own steps.
         """
+        self.touched[registration.path_token] = registration
         gone = [impu for impu, each in registration.bindings.items() if names(identity, (impu, *each.associated_uris))]
         for impu in gone:
             del registration.bindings[impu]
@@ -439,6 +469,7 @@ class Registrar:
 
     def withdraw(self, registration: Registration, identity: str, why: str) -> bool:
         """End one identity and leave those that were registered along with it. True if it was the last (digest C5)."""
+        self.touched[registration.path_token] = registration
         for impu, each in tuple(registration.bindings.items()):
             left = tuple(value for value in each.associated_uris if not names(identity, (value,)))
             if len(left) == len(each.associated_uris):
@@ -470,6 +501,7 @@ class Registrar:
 
     def _tell_end(self, registration: Registration, why: str) -> None:
         self.registered -= 1
+        self.touched[registration.path_token] = registration
         impi = registration.key.impi
         self._turn.note(
             RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
@@ -527,18 +559,22 @@ class Registrar:
         self._turn.do(RemoveSecurity(sa_set.ids))
 
     def _drop(self, sa_set: SaSet) -> None:
-        ends = sa_set.parameters
         self.on_set_gone(sa_set)
         sa_set.alarm = math.inf
         self.states[sa_set.state] -= 1
         sa_set.registration.sets.remove(sa_set)
         del self._by_id[sa_set.id]
-        del self._by_ports[ends.ue, ends.port_uc, ends.port_ps]
-        del self._by_ports[ends.ue, ends.port_us, ends.port_pc]
+        for ports in _ports(sa_set.parameters):
+            del self._by_ports[ports]
         for sa_id in sa_set.ids:
             del self._by_sa[sa_id]
-        for spi in (ends.spi_pc, ends.spi_ps):
+        for spi in (sa_set.parameters.spi_pc, sa_set.parameters.spi_ps):
             self._freed.append((self._turn.now + SPI_QUARANTINE, spi))
+
+
+def _ports(ends: Parameters) -> tuple[tuple[IPAddress, int, int], tuple[IPAddress, int, int]]:
+    """Where messages of the UE come from, and at which ports of ours."""
+    return (ends.ue, ends.port_uc, ends.port_ps), (ends.ue, ends.port_us, ends.port_pc)
 
 
 def _identify(registration: Registration) -> None:

@@ -182,6 +182,8 @@ class Registration:
     """Every identity this contact may use, the default one first; the registrar keeps it in step with the bindings."""
     contact: str = ""
     """The URI the UE registered."""
+    path_uri: str = ""
+    """What we put into the Path of its REGISTER: by this the core knows us."""
     service_route: tuple[str, ...] = ()
     to_challenge: bool = False
     """The operator wants it authenticated anew: its next REGISTER is not vouched for to the core."""

@@ -359,9 +359,11 @@ class Relay:
             if dialog.registration is not passage.plan.registration:
                 return  # its names were chosen to be those of another UE's dialog
             usage = Usage.CALL if method == "INVITE" else Usage.SUBSCRIPTION
-            if success:
-                dialog.early = False
+            if success and not dialog.registration.registered and dialog.registration.key.impi:
+                self.dialogs.close(dialog)  # its contact has ended meanwhile, and its dialogs with it
+            elif success:
                 dialog.usages.add(usage)
+                self.dialogs.confirm(dialog)
                 self._keep(dialog, method, request, response)
         elif dialog is None:
             return
@@ -394,7 +396,7 @@ class Relay:
             if interval or not dialog.registration.registered:
                 self.dialogs.keep(dialog, now + (interval or GUEST_CALL) + SESSION_GRACE)
             else:
-                dialog.expires = math.inf
+                self.dialogs.keep_on(dialog)
         elif Usage.CALL not in dialog.usages:
             granted = seconds(response.first("expires"))
             if granted is None:

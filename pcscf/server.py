@@ -25,8 +25,10 @@ from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationCha
 from pcscf.proxy import Proxy
 from pcscf.registrar import Registrar
 from pcscf.resolve import Resolver
+from pcscf.restart import Restart
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
+from pcscf.store import Store
 from pcscf.tally import Tally
 from pcscf.transport import Transport
 from pcscf.vocabulary import (
@@ -43,6 +45,7 @@ from pcscf.vocabulary import (
     Received,
     RemoveSecurity,
     Resolve,
+    Resume,
     SecurityExpired,
     SecurityInstalled,
     SecurityRefused,
@@ -75,7 +78,9 @@ def settle_memory() -> None:
 class Server:
     """One P-CSCF on one event loop. `start`, then `stop`."""
 
-    def __init__(self, config: Config, choice: Choice, key_log: KeyLog | None = None) -> None:
+    def __init__(
+        self, config: Config, choice: Choice, key_log: KeyLog | None = None, store: Store | None = None
+    ) -> None:
         self.config = config
         self.choice = choice
         self.backend = choice.backend
@@ -88,6 +93,8 @@ class Server:
         self.traced: set[IPAddress] = set()
         """UEs whose messages on Gm are logged whole."""
         self.proxy = Proxy(config.settings, random_octets=os.urandom)
+        self._store = store
+        self._restart = Restart(store, self.proxy) if store is not None else None
         self._transport = Transport(
             self._on_message,
             self._on_malformed,
@@ -123,7 +130,9 @@ class Server:
             for address in config.gm.addresses:
                 for port in (*ports_ps, *ports_pc):
                     await transport.listen_udp(address, port, Interface.GM_PROTECTED)
-                # The bind above proves that no other process owns these ports, so what guards them is ours to renew.
+            # The binds above prove that no other process owns these ports: what guards them and what is left is ours.
+            self._adopt()
+            for address in config.gm.addresses:
                 self.backend.protect(address, (ports_ps, ports_pc))
                 for port in ports_ps:
                     await transport.listen_tcp(address, port, Interface.GM_PROTECTED)
@@ -139,7 +148,10 @@ class Server:
         self._arm()
 
     async def stop(self) -> None:
-        """Close sockets, then remove SAs and policies: in this order nothing can leave in clear."""
+        """Close sockets, then remove SAs and policies: in this order nothing can leave in clear.
+
+        With a store they stay: the next start goes on with them.
+        """
         loop = asyncio.get_running_loop()
         for handle in (self._timer, self._watch):
             if handle is not None:
@@ -148,10 +160,30 @@ class Server:
         await self._transport.close()
         for fileno in self.backend.filenos():
             loop.remove_reader(fileno)
-        self.backend.close()
+        if self._store is not None:
+            self._store.close()
+            self.backend.leave()
+        else:
+            self.backend.close()
         self.witness.close()
         if self._mirror is not None:
             self._mirror.close()
+
+    def _adopt(self) -> None:
+        """Go on with what an earlier run left. Raises XfrmError."""
+        if self._restart is None:
+            return
+        now = asyncio.get_running_loop().time()
+        adopted = self._restart.adopt(self.backend, now)
+        if adopted != adopted._replace(registrations=0, lost=(), expired=0, unreadable=0):
+            log.info("from the run before: %s", adopted.text)
+        why = "its SAs did not survive the restart; it must register again"
+        for each in adopted.lost:
+            self._record(RegistrationChanged(at=now, impi=each.key.impi, registered=False, detail=why))
+        if self._key_log is not None:
+            for registration in self.registrar:
+                for one in registration.sets:
+                    self._key_log.add([record.sa for record in self.backend.records(one.ids)])
 
     @property
     def registrar(self) -> Registrar:
@@ -224,7 +256,11 @@ class Server:
         try:
             while self._events:
                 event = self._event = self._events.popleft()
-                for action in self._ask(event):
+                actions = self._ask(event)
+                if self._restart is not None and (self.registrar.touched or self.proxy.dialogs.touched):
+                    # First, so that whoever hears of it finds it true after a `kill -9`, too.
+                    self._restart.save(asyncio.get_running_loop().time())
+                for action in actions:
                     self._carry_out(action)
         finally:
             self._busy = False
@@ -327,6 +363,8 @@ class Server:
             self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
         self._look_at_the_stuck()
+        if self.proxy.resuming:
+            self.handle(Resume())
         try:
             expired = self.backend.expirations()
         except XfrmError as error:

@@ -139,6 +139,11 @@ class Ordered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Take up with the core what an earlier run did for some of its users."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The deadline the proxy asked for has come."""
 
@@ -152,6 +157,7 @@ Event = (
     | SecurityExpired
     | Resolved
     | Ordered
+    | Resume
     | Tick
 )
 

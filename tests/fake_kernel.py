@@ -23,6 +23,9 @@ class FakeKernel:
     def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
         self.protected.append((address, tuple(ports)))
 
+    def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
+        return {each: time.time() + self.lifetimes[each] for each in ids if each in self.sas}
+
     def install(self, sas: Sequence[Sa]) -> None:
         self.batches += 1
         for index, sa in enumerate(sas):
@@ -76,6 +79,9 @@ class FakeKernel:
 
     def process(self, fileno: int) -> None:
         raise AssertionError("there is nothing to process")
+
+    def leave(self) -> None:
+        self.closed = True
 
     def close(self) -> None:
         self.closed = True

@@ -27,6 +27,12 @@ class Backend(Protocol):
         Raises KernelError.
         """
 
+    def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
+        """Take over those of these SAs that an earlier run left; when each ends, in seconds since the epoch.
+
+        Call it before `protect`, which removes what was not taken over. Raises XfrmError.
+        """
+
     def install(self, sas: Sequence[Sa]) -> None:
         """Add all of `sas` or none. Raises KernelError naming the refused one, after rolling back the others."""
 
@@ -59,6 +65,9 @@ class Backend(Protocol):
 
     def process(self, fileno: int) -> None:
         """Move the packets waiting on one of `filenos`; bounded work per call, never blocks."""
+
+    def leave(self) -> None:
+        """End as `close` does, but let what the kernel holds stay for the next run: it goes on failing closed."""
 
     def close(self) -> None:
         """Remove our SAs and policies. Close the protected sockets first: until then nothing leaves in clear."""

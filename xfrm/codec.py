@@ -8,6 +8,7 @@ Every SA is ESP in transport mode with its own selector; every policy asks for o
 reqid and names no SA, so that the kernel picks one by selector (RFC 4301 4.4, TS 33.203 7.1).
 """
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -328,6 +329,12 @@ def parse_identity(payload: bytes) -> Identity:
         ),
         added=_CURRENT.unpack_from(payload, _CURRENT_AT)[2],
     )
+
+
+def parse_end(payload: bytes) -> float:
+    """Read when a state of a NEWSA message reaches its hard lifetime: seconds since the epoch, or infinity."""
+    lasts = _LIFETIME.unpack_from(payload, _LIFETIME_AT)[5]
+    return float(_CURRENT.unpack_from(payload, _CURRENT_AT)[2] + lasts) if lasts else math.inf
 
 
 def parse_record(payload: bytes) -> SaRecord:

@@ -62,6 +62,19 @@ class Kernel:
     def name(self) -> str:
         return "kernel"
 
+    def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
+        """See Backend."""
+        wanted = set(ids)
+        if not wanted:
+            return {}
+        found = {
+            state.id: codec.parse_end(payload)
+            for payload in self._dump()
+            if (state := _ours_or_none(payload, self._reqid)) and state.id in wanted
+        }
+        self._ours.update(found)
+        return found
+
     def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
         """Put the constant policies on these ports, then delete the SAs an earlier run left on them.
 
@@ -208,6 +221,13 @@ class Kernel:
     def process(self, fileno: int) -> None:
         """Nothing to move: `filenos` offers no descriptor. Raises ValueError."""
         raise ValueError(f"file descriptor {fileno} is not one of the kernel backend's")
+
+    def leave(self) -> None:
+        """Close the sockets only; SAs and policies stay."""
+        if not self._closed:
+            self._closed = True
+            self._requests.close()
+            self._events.close()
 
     def close(self) -> None:
         """Delete our SAs, then our policies, then close the sockets; a second time does nothing. Raises KernelError."""

@@ -274,6 +274,10 @@ class Userspace:
         self._work[gateway.divert.tun] = gateway.seal_waiting
         self._work[gateway.divert.raw.fileno()] = gateway.open_waiting
 
+    def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
+        """None: SAs of this backend end with their process."""
+        return {}
+
     def install(self, sas: Sequence[Sa]) -> None:
         """See Backend. An SA is inbound if its destination is protected here, else outbound if its source is."""
         now = monotonic()
@@ -367,6 +371,10 @@ class Userspace:
     def clear_drops(self) -> int:
         """How many packets came to protected ports in clear and were dropped. Takes some milliseconds."""
         return sum(gateway.divert.clear_drops() for gateway in self._gateways.values())
+
+    def leave(self) -> None:
+        """See `close`: nothing can stay."""
+        self.close()
 
     def close(self) -> None:
         """See Backend. Raises KernelError for what could not be undone, after trying all."""

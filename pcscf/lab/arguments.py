@@ -5,12 +5,14 @@ import asyncio
 import signal
 from pathlib import Path
 
-SUBSCRIBERS = Path("config/subscribers.toml")
+from pcscf.arguments import example
+
+SUBSCRIBERS = "subscribers.toml"
 
 
 def add_subscribers(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--subscribers", type=Path, metavar="FILE", default=SUBSCRIBERS, help=f"default: {SUBSCRIBERS}"
+        "--subscribers", type=Path, metavar="FILE", default=example(SUBSCRIBERS), help=f"default: config/{SUBSCRIBERS}"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcscf import PcscfError
+from pcscf.arguments import example
 from pcscf.keylog import VARIABLE, leave_no_core
 from pcscf.lab.arguments import add_backend, add_subscribers, port, share, until_told
 from pcscf.lab.challenge import CoreFault, Manners
@@ -109,7 +110,7 @@ def add_commands(commands: Any) -> None:
         "are held against a capture of Gm. Exit status 0 only when all of it was verified.",
         epilog="examples:\n  pcscf lab\n  pcscf lab --watch\n  pcscf lab --backend userspace --output /tmp/lab --json",
     )
-    lab.add_argument("-c", "--config", type=Path, metavar="FILE", default=Path("config/pcscf.toml"))
+    lab.add_argument("-c", "--config", type=Path, metavar="FILE", default=example("pcscf.toml"))
     add_subscribers(lab)
     lab.add_argument("--output", type=Path, metavar="FOLDER", default=Path("lab"), help="for capture and logs")
     add_backend(lab)

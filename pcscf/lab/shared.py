@@ -27,6 +27,9 @@ class Shared:
             self._backend.protect(address, [self._ports])
             self._protected.add(address)
 
+    def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
+        return self._backend.adopt(ids)
+
     def install(self, sas: Sequence[Sa]) -> None:
         self._backend.install(sas)
 
@@ -56,6 +59,9 @@ class Shared:
 
     def process(self, fileno: int) -> None:
         self._backend.process(fileno)
+
+    def leave(self) -> None:
+        self._backend.leave()
 
     def close(self) -> None:
         self._backend.close()

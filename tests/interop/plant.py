@@ -61,6 +61,12 @@ class Plant:
         process.kill()
         process.wait()
 
+    def end(self, name: str) -> None:
+        """SIGTERM, and wait."""
+        process = next(process for known, process in self._processes if known == name)
+        process.terminate()
+        assert process.wait(timeout=20) == 0, self.log(name)
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 

@@ -226,3 +226,18 @@ def test_the_operator_has_the_next_register_challenged() -> None:
     world.handle(Ordered("nobody@home", registration.key.address, Order.REAUTHENTICATE))
     world.handle(Ordered("nobody@home", registration.key.address, Order.DEREGISTER))
     assert list(world.proxy.registrar) == [registration]
+
+
+def test_a_call_that_is_answered_after_its_contact_has_ended_leaves_no_dialog() -> None:
+    """Found by the soak: the 200 came after the deregistration; its dialog stayed for hours (TS 24.229 5.2.8.1.4)."""
+    world = World()
+    phone = Phone(world)
+    phone.registered()
+    (registration,) = world.proxy.registrar
+    world.receive(phone.request("INVITE"), phone.uplink)
+    (invite,) = [message for flow, message in world.sent if flow == CORE and isinstance(message, Request)]
+    world.sent.clear()
+    world.handle(Ordered(registration.key.impi, registration.key.address, Order.DEREGISTER))
+    contact = "Contact: <sip:bob@10.46.0.9:5060>\r\n"
+    world.receive(answer(invite, "200 OK", contact, record=True), CORE)
+    assert len(world.proxy.dialogs) == 0

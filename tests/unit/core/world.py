@@ -3,12 +3,14 @@
 The texts are written here and not with the proxy's own code, so that both can disagree.
 """
 
+import json
 import random
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from pcscf import survival
 from pcscf.nexthop import HopSettings
 from pcscf.observe import Journal, Problem, SetChanged
 from pcscf.originating import OriginatingSettings
@@ -39,6 +41,7 @@ from tests.fake_kernel import FakeKernel
 from xfrm.algorithms import Pair
 from xfrm.model import KernelError, PortRange, SaId
 
+EPOCH = 1_700_000_000.0
 REALM = "ims.mnc001.mcc001.3gppnetwork.org"
 IK = "f769bcd751044604127672711c6d3441"
 CK = "b40ba9a3c58b2a05bbf0d987b21bf8cb"
@@ -368,6 +371,7 @@ class World:
     def use(self, settings: Settings) -> None:
         """Start over with these settings."""
         self.proxy = Proxy(settings, random_octets=random.Random(1).randbytes)
+        self.stored: dict[str, object] = {}
 
     def receive(self, data: bytes, flow: Flow) -> None:
         self.handle(Received(parse(data), flow))
@@ -407,10 +411,38 @@ class World:
         assert set(self.kernel.sas) == live
         selectors = [sa.selector for sa in self.kernel.sas.values()]
         assert len(set(selectors)) == len(selectors), "two live SAs with equal selectors"
+        self._check_what_survives()
         registrar = self.proxy.registrar
         states = Counter(sa_set.state for each in registrar for sa_set in each.sets)
         assert +registrar.states == states, "the sets are miscounted"
         assert registrar.registered == sum(each.registered for each in registrar), "the registered are miscounted"
+
+    def _check_what_survives(self) -> None:
+        """What is kept of those that are said to have changed is what is kept of all; and it reads back as it was."""
+        registrar, dialogs = self.proxy.registrar, self.proxy.dialogs
+        for token, each in registrar.touched.items():
+            alive = registrar.by_token(token) is each
+            self.stored[token] = survival.of_registration(each, EPOCH) if alive else None
+        for key in dialogs.touched:
+            dialog = dialogs.find(key)
+            self.stored["/".join(key)] = survival.of_dialog(dialog, EPOCH) if dialog is not None else None
+        registrar.touched.clear()
+        dialogs.touched.clear()
+        now = {each.path_token: survival.of_registration(each, EPOCH) for each in registrar}
+        now |= {"/".join(each.key): survival.of_dialog(each, EPOCH) for each in dialogs}
+        kept = {name: data for name, data in now.items() if data is not None}
+        assert {name: data for name, data in self.stored.items() if data is not None} == kept
+        again = {}
+        for each in registrar:
+            if kept.get(each.path_token) is not None:
+                read = survival.registration_from(json.loads(json.dumps(kept[each.path_token])), EPOCH)
+                again[read.path_token] = read
+                assert survival.of_registration(read, EPOCH) == kept[each.path_token]
+        for each_dialog in dialogs:
+            data = kept.get("/".join(each_dialog.key))
+            if data is not None and each_dialog.registration.path_token in again:
+                back = survival.dialog_from(json.loads(json.dumps(data)), again, EPOCH)
+                assert back is not None and survival.of_dialog(back, EPOCH) == data
 
     def secured(self, flow: Flow) -> bool:
         """Whether the kernel has an SA for what leaves on a flow now."""

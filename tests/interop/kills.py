@@ -1,0 +1,200 @@
+"""`python -m tests.interop.kills FOLDER TIMES`: a proxy that is killed at random points, so many times, with one store.
+
+Each life is a process of its own: it adopts what the one before left, then registers, re-authenticates and deregisters
+until SIGKILL. The kernel is a fake one that outlives them in a file, with the semantics of the real: a batch is all or
+nothing, what nobody adopts is removed when the ports are taken. After each life the store, the live sets and the SAs
+are held against each other. Prints one JSON line.
+"""
+
+import json
+import os
+import pickle
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pcscf.proxy import Proxy
+from pcscf.restart import Restart
+from pcscf.store import Store
+from pcscf.vocabulary import Action, Event
+from tests.fake_kernel import FakeKernel
+from tests.unit.core.world import CORE, Phone, World, answer, offer, settings
+from xfrm.model import IPAddress, PortRange, Sa, SaId
+
+PHONES = 12
+LONGEST_LIFE = 0.030
+"""Seconds; a life may also end before it has done anything."""
+
+
+@dataclass
+class LastingKernel(FakeKernel):
+    """Every change is one write to a file that the next process reads. What a killed one began to write never was."""
+
+    path: Path = Path()
+    adopted: set[SaId] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        with self.path.open("a+b") as file:
+            file.seek(0)
+            while True:
+                try:
+                    added, removed = pickle.load(file)
+                except (EOFError, pickle.UnpicklingError):
+                    break
+                for sa in added:
+                    self.sas[sa.id], self.lifetimes[sa.id] = sa, sa.lifetime
+                for each in removed:
+                    self.sas.pop(each, None)
+                    self.lifetimes.pop(each, None)
+        whole = self.path.with_suffix(".new")
+        whole.write_bytes(pickle.dumps((list(self.sas.values()), [])))
+        whole.replace(self.path)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def _write(self, added: Sequence[Sa], removed: Sequence[SaId]) -> None:
+        os.write(self._file, pickle.dumps((list(added), list(removed))))
+
+    def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
+        found = super().adopt(ids)
+        self.adopted.update(found)
+        return found
+
+    def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
+        orphans = [each for each in self.sas if each not in self.adopted]
+        self.remove(orphans)
+
+    def install(self, sas: Sequence[Sa]) -> None:
+        super().install(sas)
+        self._write(sas, [])
+
+    def remove(self, ids: Sequence[SaId]) -> None:
+        super().remove(ids)
+        self._write([], ids)
+
+    def end(self) -> None:
+        os.close(self._file)
+
+
+class Life(World):
+    """A world whose registrations and SAs outlive it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.kernel = self.lasting = LastingKernel(path=folder / "kernel")
+        self.proxy = Proxy(settings(), random_octets=os.urandom)
+        self.store = Store(folder)
+        self.restart = Restart(self.store, self.proxy)
+        self.adopted = self.restart.adopt(self.kernel, self.now)
+        self.kernel.protect(ip_address("10.45.0.1"), ())
+        self.told = os.open(folder / "told", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        decide = self.proxy.handle
+
+        def handle(event: Event, now: float) -> list[Action]:
+            actions = decide(event, now)
+            self.restart.save(now)
+            return actions
+
+        self.proxy.handle = handle  # type: ignore[method-assign]
+
+    def _check_what_survives(self) -> None:
+        pass  # that is what all of this is about
+
+    def tell(self, user: str, what: str) -> None:
+        """What a phone knows now: `unsure` while something is under way, `gone`, or the Security-Server of its set."""
+        os.write(self.told, f"{user} {what}\n".encode())
+
+    def act(self, dice: random.Random) -> None:
+        """One phone does something."""
+        number = dice.randrange(PHONES)
+        base = dice.randrange(1 << 20)
+        phone = Phone(
+            self, f"10.45.1.{number}", user=f"00101{number:010}@home",
+            offer=offer("hmac-sha-1-96/aes-cbc", spi=5000 + 8 * base, port=20000 + 2 * dice.randrange(20000)),
+            call_id=f"c{base}",
+        )  # fmt: skip
+        self.tell(phone.user, "unsure")
+        phone.registered()
+        self.tell(phone.user, phone.security_server)
+        for step in range(dice.randrange(3)):
+            port = 20000 + 2 * dice.randrange(20000)
+            self.tell(phone.user, "unsure")
+            phone = phone.reauthenticated(spi=5000 + 8 * base + 2 * step + 2, port=port)
+            self.tell(phone.user, phone.security_server)
+        if dice.random() < 0.4:
+            after = phone.again()
+            self.tell(phone.user, "unsure")
+            self.receive(phone.reregister(after, expires=0), phone.uplink)
+            self.receive(answer(self.at_core(), "200 OK"), CORE)
+            self.sent.clear()
+            self.tell(phone.user, "gone")
+
+
+def live(folder: Path, seed: int) -> None:
+    """Until killed."""
+    life = Life(folder)
+    dice = random.Random(seed)
+    while True:
+        life.act(dice)
+
+
+def findings(folder: Path) -> tuple[list[str], dict[str, int]]:
+    """What does not agree after a life, and what there is."""
+    life = Life(folder)
+    wrong = []
+    sets = {sa_id for each in life.proxy.registrar for one in each.sets for sa_id in one.ids}
+    if sets != set(life.kernel.sas):
+        wrong.append(f"{len(sets)} SAs believed, {len(life.kernel.sas)} in the kernel")
+    if life.adopted.lost or life.adopted.unreadable:
+        wrong.append(life.adopted.text)
+    life.store.close()
+    again = Store(folder)
+    stored = {json.loads(text)["token"] for text in again.take().registrations.values()}
+    again.close()
+    if stored != {each.path_token for each in life.proxy.registrar}:
+        wrong.append("the store and the registrations differ")
+    known = dict(line.split(" ", 1) for line in (folder / "told").read_text().splitlines() if " " in line)
+    servers = {each.key.impi: {one.security_server for one in each.sets} for each in life.proxy.registrar}
+    for user, what in known.items():
+        if what == "gone" and user in servers:
+            wrong.append(f"{user} has deregistered and is registered")
+        elif what not in ("gone", "unsure") and what not in servers.get(user, ()):
+            wrong.append(f"{user} was told of a set that is not there")
+    life.lasting.end()
+    os.close(life.told)
+    return wrong, {"registrations": len(life.proxy.registrar), "sas": len(life.kernel.sas)}
+
+
+def main(folder: Path, times: int) -> dict[str, Any]:
+    """Kill and look, so many times."""
+    dice = random.Random(1)
+    wrong: list[str] = []
+    seen: Counter[str] = Counter()
+    for number in range(times):
+        child = os.fork()
+        if not child:
+            try:
+                live(folder, number)
+            except BaseException as error:
+                print(f"life {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        time.sleep(dice.uniform(0, LONGEST_LIFE))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            wrong.append(f"life {number} ended by itself")
+        found, counts = findings(folder)
+        wrong += [f"after life {number}: {each}" for each in found]
+        seen.update(counts)
+        seen["with SAs"] += counts["sas"] > 0
+    return {"times": times, "wrong": wrong, "mean": {name: round(count / times, 1) for name, count in seen.items()}}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]))))

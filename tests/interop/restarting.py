@@ -1,0 +1,51 @@
+"""UEs that register and keep writing while their P-CSCF is killed and started again.
+
+    python -m tests.interop.restarting < PLAN
+
+The plan is one JSON line, see `crowd`. The first answer says who is registered; each further line on standard input has
+every UE write once more, and what came of it is answered. In between all of them go on writing.
+"""
+
+import asyncio
+import contextlib
+
+from pcscf.lab.endpoint import NoAnswer
+from pcscf.lab.ue import Ue
+from tests.interop.crowd import CrowdPlan, crowd, say, told
+
+EVERY = 0.5
+
+
+async def wrote(ue: Ue, words: str) -> int:
+    """The status of a message to the echo; 0 for no answer at all."""
+    try:
+        return (await ue.message("sip:echo@ims.mnc001.mcc001.3gppnetwork.org", words)).status
+    except NoAnswer:
+        return 0
+
+
+async def chatter(ue: Ue) -> None:
+    while True:
+        await wrote(ue, "going on")
+        await asyncio.sleep(EVERY)
+
+
+async def main() -> None:
+    plan = CrowdPlan.model_validate_json(await told())
+    async with crowd(plan) as made:
+        outcomes = await asyncio.gather(*(ue.register() for ue in made.ues))
+        say([each.registered for each in outcomes])
+        while await told():
+            going_on = [asyncio.create_task(chatter(ue)) for ue in made.ues]
+            say("writing")
+            if not await told():
+                break
+            for each in going_on:
+                each.cancel()
+            await asyncio.gather(*going_on, return_exceptions=True)
+            say(await asyncio.gather(*(wrote(ue, "after it") for ue in made.ues)))
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main())
