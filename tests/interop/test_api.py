@@ -59,7 +59,7 @@ def test_the_scrape_example_is_good(tmp_path: Path) -> None:
     there = tmp_path / "pcscf.token"
     there.write_text("x\n")
     example = tmp_path / "prometheus.yml"
-    example.write_text(SCRAPE.read_text().replace("/etc/prometheus/pcscf.token", str(there)))
+    example.write_text(SCRAPE.read_text().replace("/var/lib/pcscf/read.token", str(there)))
     done = subprocess.run(["promtool", "check", "config", str(example)], capture_output=True, text=True)
     assert done.returncode == 0 and "SUCCESS" in done.stdout, done.stdout + done.stderr
 
