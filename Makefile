@@ -2,19 +2,21 @@
 # make test   all tests, those of the kernel on a kernel that has ESP
 # make check  format, lint, types and unit tests
 # make bench  CPU microseconds, one JSON object a line
+# make docker-test  the image, and the scenarios of the lab in containers
 # make samples  the captures of pcap-samples, made anew
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 LAB_PACKAGES := python3-venv iproute2 nftables util-linux
-TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables systemd sip-tester chromium prometheus
+TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables systemd sip-tester chromium prometheus bind9-utils
+DOCKER_PACKAGES := docker.io docker-compose debootstrap iptables
 UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
 KERNEL_OUTPUT := .kernel-tests.txt
-WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py \
+WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py test_restart.py \
   test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
   test_lab.py::test_lab_verifies_three_ues)
 .DEFAULT_GOAL := lab
-.PHONY: lab test check bench samples packages test-packages clean
+.PHONY: lab test check bench samples docker-test packages test-packages clean
 
 # Install what is missing of the system packages $(1); where we are not root, say what to install.
 define need
@@ -36,10 +38,10 @@ lab: packages $(VENV)/installed
 
 test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
-	@echo "== unit tests, fuzzing, interoperation, the page in a browser; beside them ESP of the kernel, whose output follows"
-	@$(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) \
-	  > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
-	$(VENV)/bin/pytest -q tests/unit tests/fuzz tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
+	@echo "== interoperation, the page in a browser; beside them ESP of the kernel and unit tests, whose output follows"
+	@{ $(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) && \
+	  $(VENV)/bin/pytest -q --color=no tests/unit tests/fuzz; } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
+	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
 	wait $$kernel; status=$$?; cat $(KERNEL_OUTPUT); [ $$native = 0 ] && [ $$status = 0 ]
 	@echo "== ESP of the userspace backend"
 	$(VENV)/bin/pytest -q tests/kernel --esp=userspace
@@ -55,7 +57,12 @@ check: packages $(VENV)/installed-dev
 bench: packages test-packages $(VENV)/installed-dev
 	@$(VENV)/bin/python -m tests.bench fake
 	@$(VENV)/bin/python -m tests.bench looked-at
+	@PCSCF_LONG=1 $(VENV)/bin/python -m tests.kernel.run -q -s --color=no tests/interop/test_restart.py -k serving
 	@$(VENV)/bin/python -m tests.kernel.run --exec $(abspath $(VENV))/bin/python -m tests.bench kernel 1000
+
+docker-test: $(VENV)/installed
+	$(if $(shell command -v docker),,$(call need,$(DOCKER_PACKAGES)))
+	@docker/test.sh
 
 samples: packages $(VENV)/installed-dev
 	@$(VENV)/bin/python -m tests.samples
