@@ -91,8 +91,7 @@ class Mirror:
 
 def hep(flow: Flow, message: Request | Response, *, incoming: bool, at: float, fixed: bytes) -> bytes:
     """One packet. `fixed`: chunks that are the same in all of them; the Call-ID is the correlation."""
-    near, far = (flow.local, flow.local_port), (flow.remote, flow.remote_port)
-    (source, source_port), (destination, destination_port) = (far, near) if incoming else (near, far)
+    (source, source_port), (destination, destination_port) = flow.ends(incoming=incoming)
     four = source.version == 4
     microseconds = int(at * 1_000_000)
     chunks = b"".join(

@@ -10,7 +10,8 @@ import logging
 import math
 import time
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pcscf import survival
 from pcscf.proxy import Proxy
@@ -21,6 +22,7 @@ from pcscf.survival import Unreadable
 from xfrm.backend import Backend
 from xfrm.model import SaId, XfrmError
 
+Row = dict[str, Any] | None
 SLACK = 5.0
 """Seconds by which the end of an SA may be too early before it is set anew."""
 log = logging.getLogger("pcscf")
@@ -61,31 +63,19 @@ class Restart:
         """Keep what has changed since the last time."""
         registrar, dialogs = self._proxy.registrar, self._proxy.dialogs
         epoch = time.time() - now
-        rows: dict[str, str | None] = {}
+        contacts: dict[str, Row] = {}
         for token, registration in registrar.touched.items():
             alive = registrar.by_token(token) is registration
-            data = survival.of_registration(registration, epoch) if alive else None
-            if data is not None:
-                rows[token] = json.dumps(data, separators=(",", ":"))
-                self._kept.add(token)
-            elif token in self._kept:
-                rows[token] = None
-                self._kept.discard(token)
+            contacts[token] = survival.of_registration(registration, epoch) if alive else None
         registrar.touched.clear()
-        calls: dict[str, str | None] = {}
+        calls: dict[str, Row] = {}
         for key in dialogs.touched:
             dialog = dialogs.find(key)
-            name = "\n".join(key)
-            data = survival.of_dialog(dialog, epoch) if dialog is not None else None
-            if data is not None:
-                calls[name] = json.dumps(data, separators=(",", ":"))
-                self._dialogs.add(name)
-            elif name in self._dialogs:
-                calls[name] = None
-                self._dialogs.discard(name)
+            calls["\n".join(key)] = survival.of_dialog(dialog, epoch) if dialog is not None else None
         dialogs.touched.clear()
-        if rows or calls:
-            self._store.write(rows, calls)
+        rows = _changes(contacts, self._kept), _changes(calls, self._dialogs)
+        if any(rows):
+            self._store.write(*rows)
 
     def adopt(self, backend: Backend, now: float) -> Adopted:
         """Take up what an earlier run left. Before the ports are protected, and after they were bound. XfrmError."""
@@ -155,3 +145,16 @@ class Restart:
                 self._proxy.dialogs.restore(dialog)
                 names.add(name)
         return names
+
+
+def _changes(rows: Mapping[str, Row], kept: set[str]) -> dict[str, str | None]:
+    """What the store has to be told: texts, and None for what it has and shall forget. `kept`: what it has then."""
+    texts: dict[str, str | None] = {}
+    for name, data in rows.items():
+        if data is not None:
+            texts[name] = json.dumps(data, separators=(",", ":"))
+            kept.add(name)
+        elif name in kept:
+            texts[name] = None
+            kept.discard(name)
+    return texts

@@ -175,7 +175,7 @@ class Server:
             return
         now = asyncio.get_running_loop().time()
         adopted = self._restart.adopt(self.backend, now)
-        if adopted != adopted._replace(registrations=0, lost=(), expired=0, unreadable=0):
+        if adopted.registrations or adopted.lost or adopted.expired or adopted.unreadable:
             log.info("from the run before: %s", adopted.text)
         why = "its SAs did not survive the restart; it must register again"
         for each in adopted.lost:

@@ -38,6 +38,11 @@ class Flow(NamedTuple):
     remote: IPAddress
     remote_port: int
 
+    def ends(self, *, incoming: bool) -> tuple[tuple[IPAddress, int], tuple[IPAddress, int]]:
+        """Source and destination of a message on it."""
+        near, far = (self.local, self.local_port), (self.remote, self.remote_port)
+        return (far, near) if incoming else (near, far)
+
     def __str__(self) -> str:
         return (
             f"{self.transport} {bracketed(self.remote)}:{self.remote_port} at {bracketed(self.local)}:{self.local_port}"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pcscf import PcscfError
 from pcscf.admin.access import Access, Scope
+from pcscf.admin.facts import UnknownUe
 from pcscf.admin.feed import Feed
 from pcscf.admin.history import History
 from pcscf.admin.problem import Refused, as_problems
@@ -124,6 +125,8 @@ def _served(
             made = operation.handler(Call(service, request, scope, query, body))
             if asyncio.iscoroutine(made):
                 made = await made
+        except UnknownUe as error:
+            raise Refused(404, str(error)) from error
         except PcscfError as error:
             raise Refused(409, str(error)) from error
         return made if isinstance(made, web.StreamResponse) else operation.written(made)

@@ -50,14 +50,8 @@ def pcapng(ue: str, messages: Sequence[Kept]) -> bytes:
     return stream.getvalue()
 
 
-def _ends(seen: MessageSeen) -> tuple[tuple[IPAddress, int], tuple[IPAddress, int]]:
-    flow = seen.flow
-    near, far = (flow.local, flow.local_port), (flow.remote, flow.remote_port)
-    return (far, near) if seen.incoming else (near, far)
-
-
 def _tags(seen: MessageSeen) -> bytes:
-    (source, source_port), (destination, destination_port) = _ends(seen)
+    (source, source_port), (destination, destination_port) = seen.flow.ends(incoming=seen.incoming)
     from_, to = _ADDRESSES[source.version]
     return b"".join(
         (
@@ -94,7 +88,7 @@ def html(ue: str, messages: Sequence[Kept]) -> str:
 
 
 def _item(kept: Kept) -> Seen | None:
-    (source, source_port), (destination, destination_port) = _ends(kept.seen)
+    (source, source_port), (destination, destination_port) = kept.seen.flow.ends(incoming=kept.seen.incoming)
     try:
         message = parse(kept.text)
     except ParseError:

@@ -22,8 +22,8 @@ class UnknownUe(Exception):
 
 def explanation(inside: Inside, ue: str, now: float) -> ExplanationRow:
     """What is to be said of a UE: an IMPI, an IMPU, its user part, or an address. Raises UnknownUe, XfrmError."""
+    impi, address = find(inside, ue)
     records = [record for _, record in inside.journal.after(0)]
-    impi, address = find(inside, records, ue)
     facts = _gather(inside, records, impi, address, now)
     reached = dict(facts.steps)
     return ExplanationRow(
@@ -39,22 +39,31 @@ def explanation(inside: Inside, ue: str, now: float) -> ExplanationRow:
     )
 
 
-def find(inside: Inside, records: list[Record], ue: str) -> tuple[str, IPAddress]:
+def registration_of(inside: Inside, impi: str, address: IPAddress) -> Registration | None:
+    """The contact of a user at an address."""
+    return next((each for each in inside.registrar.of_user(impi) if each.key.address == address), None)
+
+
+def find(inside: Inside, ue: str) -> tuple[str, IPAddress]:
     """Whom a name means: an IMPI, an IMPU, its user part, an address, or IMPI~address. Raises UnknownUe."""
+    impi, tilde, place = ue.rpartition("~")
+    exact = None
+    with suppress(ValueError):
+        exact = (impi, ip_address(place)) if tilde else None
+    if exact is not None and registration_of(inside, *exact) is not None:
+        return exact  # what a page asks for every second: nobody else has to be looked at
     known: dict[tuple[str, IPAddress], set[str]] = {}
     for registration in inside.registrar:
         key = registration.key
         names = known.setdefault((key.impi, key.address), {key.impi, str(key.address)})
         names.update(registration.bindings, (each.impu for each in registration.sets))
         names.update(value.partition("<")[2].partition(">")[0] for value in registration.associated_uris)
-    for record in records:
+    for _, record in inside.journal.after(0):
         if isinstance(record, Attempt):
             names = known.setdefault((record.impi, record.ue), {record.impi, str(record.ue)})
             names.add(record.impu)
-    impi, tilde, place = ue.rpartition("~")
-    with suppress(ValueError):
-        if tilde and (exact := (impi, ip_address(place))) in known:
-            return exact
+    if exact in known:
+        return exact
     with suppress(ValueError):
         ue = str(ip_address(ue))
     for fits in (lambda name: name == ue, lambda name: _user(name) == ue):
@@ -70,7 +79,7 @@ def _user(name: str) -> str:
 
 
 def _gather(inside: Inside, records: list[Record], impi: str, address: IPAddress, now: float) -> Facts:
-    registration = next((each for each in inside.registrar.of_user(impi) if each.key.address == address), None)
+    registration = registration_of(inside, impi, address)
     ours = [record for record in records if _concerns(record, impi, address)]
     begun = _begun(ours)
     start = begun.at if begun is not None else 0.0

@@ -141,13 +141,9 @@ class Feed:
         number = records[-1][0]
         wanted = frozenset[str]().union(*(each.kinds for each in self._clients))
         written: list[tuple[str, bytes]] = []
-        changed = False
+        changed = any(isinstance(record, SetChanged | RegistrationChanged) for _, record in records)
         if wanted & KINDS.keys():
             written = [(kind, _event(at, record)) for at, record in records if (kind := kind_of(record)) in wanted]
-        for _, record in records:
-            if isinstance(record, SetChanged | RegistrationChanged):
-                changed = True
-                break
         for each in self._clients:
             if changed:
                 each.hint("changed", number)

@@ -4,7 +4,6 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from ipaddress import ip_address
 from itertools import islice
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -15,7 +14,7 @@ from pcscf import ladder
 from pcscf.admin import exports, openapi, views
 from pcscf.admin.access import Scope
 from pcscf.admin.api import Asked, Call, Operation
-from pcscf.admin.facts import UnknownUe, explanation, find
+from pcscf.admin.facts import explanation, find, registration_of
 from pcscf.admin.feed import CLIENTS, Client
 from pcscf.admin.history import Sample
 from pcscf.admin.metrics import CONTENT_TYPE, Metrics
@@ -179,7 +178,7 @@ def _fits(each: Registration, query: RegistrationQuery) -> bool:
 
 def _ue(call: Call) -> UeRow:
     impi, address = _named(call)
-    registration = _registration(call, impi, address)
+    registration = registration_of(call.inside, impi, address)
     sets = views.set_rows(registration, call.inside, call.now) if registration is not None else []
     return UeRow(
         ue=views.name_of(impi, address),
@@ -191,34 +190,13 @@ def _ue(call: Call) -> UeRow:
     )
 
 
-def _registration(call: Call, impi: str, address: IPAddress) -> Registration | None:
-    of_user = call.inside.registrar.of_user(impi)
-    return next((each for each in of_user if each.key.address == address), None)
-
-
 def _named(call: Call) -> tuple[str, IPAddress]:
-    """Whom the path names. Raises Refused: 404."""
-    return _who(call, call.path("ue"))
-
-
-def _who(call: Call, name: str) -> tuple[str, IPAddress]:
-    impi, _, place = name.rpartition("~")
-    try:
-        if _registration(call, impi, address := ip_address(place)) is not None:
-            return impi, address
-    except ValueError:
-        pass
-    try:
-        return find(call.inside, [record for _, record in call.inside.journal.after(0)], name)
-    except UnknownUe as error:
-        raise Refused(404, str(error)) from error
+    """Whom the path names. Raises UnknownUe."""
+    return find(call.inside, call.path("ue"))
 
 
 def _explanation(call: Call) -> ExplanationRow:
-    try:
-        return explanation(call.inside, call.path("ue"), call.now)
-    except UnknownUe as error:
-        raise Refused(404, str(error)) from error
+    return explanation(call.inside, call.path("ue"), call.now)
 
 
 def _ladder(call: Call) -> list[LadderRow]:
@@ -226,15 +204,14 @@ def _ladder(call: Call) -> list[LadderRow]:
     epoch = time.time() - call.now
     rows = [
         views.ladder_row(number, record, epoch, kept=call.inside.messages.find(number) is not None)
-        for number, record in _records(call)
+        for number, record in _records(call, *_named(call))
         if number > after
     ]
     return rows[-LADDER_ROWS:]
 
 
-def _records(call: Call) -> list[tuple[int, Record]]:
-    """The records of the UE of the path, with their numbers."""
-    impi, address = _named(call)
+def _records(call: Call, impi: str, address: IPAddress) -> list[tuple[int, Record]]:
+    """The records of a UE, with their numbers."""
     numbered = call.inside.journal.after(0)
     ours = set(map(id, ladder.of_user((record for _, record in numbered), address, impi)))
     return [each for each in numbered if id(each[1]) in ours]
@@ -243,19 +220,19 @@ def _records(call: Call) -> list[tuple[int, Record]]:
 def _message(call: Call) -> Message:
     number = int(call.path("number"))
     text = call.inside.messages.find(number)
-    if text is None or all(number != each for each, _ in _records(call)):
+    if text is None or all(number != each for each, _ in _records(call, *_named(call))):
         raise Refused(404, f"record {number} is no message of this UE, or its text is kept no more")
     return Message(number=number, text=text.decode("utf-8", "replace"))
 
 
 def _trace(call: Call) -> web.Response:
+    impi, address = _named(call)
     epoch = time.time() - call.now
     kept = [
         exports.Kept(int((record.at + epoch) * 1e9), record, text)
-        for number, record in _records(call)
+        for number, record in _records(call, impi, address)
         if isinstance(record, MessageSeen) and (text := call.inside.messages.find(number)) is not None
     ]
-    impi, address = _named(call)
     name = re.sub(r"[^\w.-]+", "_", f"{impi.partition('@')[0]}-{address}")
     if call.query.form == "html":
         page = exports.html(f"{impi} at {address}", kept)
@@ -272,7 +249,7 @@ def _sas(call: Call) -> Page[SaRow]:
     query: SaQuery = call.query
     inside, ids = call.inside, None
     if query.ue:
-        registration = _registration(call, *_who(call, query.ue))
+        registration = registration_of(inside, *find(inside, query.ue))
         ids = [each for one in registration.sets for each in one.ids] if registration is not None else []
     else:
         # A dump of all costs what a dump costs; only the part that is wanted is asked for.
@@ -330,7 +307,7 @@ async def _stream(call: Call) -> web.StreamResponse:
     kinds = frozenset(query.kinds.split(",")) - {""}
     if unknown := kinds - known:
         raise Refused(400, f"there is no kind {sorted(unknown)[0]}; there are {', '.join(sorted(known))}")
-    client = Client(kinds or known, _who(call, query.ue) if query.ue else None)
+    client = Client(kinds or known, find(call.inside, query.ue) if query.ue else None)
     hello = {
         "pid": os.getpid(),
         "number": call.inside.journal.written,
@@ -348,25 +325,32 @@ def _document(call: Call) -> dict[str, Any]:
 # Acting
 
 
-def _ordered(call: Call, order: Order) -> None:
+def _contact(call: Call) -> Registration:
+    """The contact that the path names. Raises UnknownUe; Refused: 404, only the journal knows it any more."""
     impi, address = _named(call)
-    if _registration(call, impi, address) is None:
+    found = registration_of(call.inside, impi, address)
+    if found is None:
         raise Refused(404, f"{impi} at {address} is not registered")
-    call.inside.order(Ordered(impi, address, order))
+    return found
+
+
+def _order(call: Call, contact: Registration, order: Order) -> None:
+    call.inside.order(Ordered(contact.key.impi, contact.key.address, order))
 
 
 def _deregister(call: Call) -> None:
-    _ordered(call, Order.DEREGISTER)
+    _order(call, _contact(call), Order.DEREGISTER)
 
 
 def _reauthenticate(call: Call) -> None:
-    impi, address = _named(call)
-    registration = _registration(call, impi, address)
-    if registration is None or not registration.registered:
-        raise Refused(404, f"{impi} at {address} is not registered")
-    if registration.clear is not None:
-        raise Refused(409, f"{impi} was admitted without IPsec; there is no authentication of ours to renew")
-    _ordered(call, Order.REAUTHENTICATE)
+    contact = _contact(call)
+    if not contact.registered:
+        raise Refused(404, f"{contact.key.impi} at {contact.key.address} is not registered")
+    if contact.clear is not None:
+        raise Refused(
+            409, f"{contact.key.impi} was admitted without IPsec; there is no authentication of ours to renew"
+        )
+    _order(call, contact, Order.REAUTHENTICATE)
 
 
 def _trace_level(call: Call) -> None:

@@ -70,10 +70,6 @@ def opened(playwright: Playwright, running: Plant, tmp_path: Path) -> Iterator[O
         yield made
 
 
-def token(running: Plant, scope: str = "admin") -> str:
-    return (running.folder / "state" / f"{scope}.token").read_text().strip()
-
-
 def picture(page: Page, name: str) -> None:
     """Keep what the page shows now."""
     page.screenshot(path=PICTURES / f"{name}.png", animations="disabled")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import URL, Opener, picture, token
+from tests.browser.conftest import URL, Opener, picture
 from tests.interop.phone import Phone, number, user
 from tests.interop.plant import CONFIG, Plant
 
@@ -18,7 +18,7 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture
 def page(opened: Opener, running: Plant) -> Iterator[Page]:
-    yield opened(f"{URL}#token={token(running)}")
+    yield opened(f"{URL}#token={running.token()}")
 
 
 def row(page: Page, who: int) -> str:
@@ -44,7 +44,7 @@ def test_a_token_is_asked_for_and_a_wrong_one_refused(opened: Opener, running: P
     page.fill("#token", "x" * 43)
     page.keyboard.press("Enter")
     expect(page.locator("#login-error")).to_contain_text("a bearer token is needed")
-    page.fill("#token", token(running))
+    page.fill("#token", running.token())
     page.keyboard.press("Enter")
     expect(page.locator("#login")).not_to_be_visible()
     expect(page.locator("#link")).to_have_text("live")
@@ -217,7 +217,7 @@ def test_what_strangers_say_is_only_text(page: Page, running: Plant) -> None:
 
 
 def test_dark_small_and_by_keyboard(opened: Opener, running: Plant) -> None:
-    address = f"{URL}#token={token(running)}"
+    address = f"{URL}#token={running.token()}"
     page = opened(address, color_scheme="dark")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -250,7 +250,7 @@ def test_dark_small_and_by_keyboard(opened: Opener, running: Plant) -> None:
 
 
 def test_the_page_comes_back_when_the_proxy_was_restarted(opened: Opener, running: Plant) -> None:
-    page = opened(f"{URL}#token={token(running)}", quiet=False)  # Chromium itself tells of every lost connection
+    page = opened(f"{URL}#token={running.token()}", quiet=False)  # Chromium itself tells of every lost connection
     expect(page.locator("#link")).to_have_text("live")
     page.evaluate("window.same = true")
     running.kill("pcscf")

@@ -78,6 +78,10 @@ class Plant:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def token(self, scope: str = "admin") -> str:
+        """Of the API."""
+        return (self.folder / "state" / f"{scope}.token").read_text().strip()
+
     @property
     def client(self) -> ControlClient:
         return ControlClient(self.folder / "control.sock")

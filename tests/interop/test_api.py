@@ -29,10 +29,6 @@ def busy(running: Plant) -> Iterator[Plant]:
         yield running
 
 
-def token(running: Plant, scope: str) -> str:
-    return (running.folder / "state" / f"{scope}.token").read_text().strip()
-
-
 def fetch(running: Plant, target: str, scope: str = "read") -> str:
     """Ask from beside the P-CSCF: it listens on the loopback of its namespace."""
     program = (
@@ -40,7 +36,7 @@ def fetch(running: Plant, target: str, scope: str = "read") -> str:
         "r.add_header('Authorization', 'Bearer ' + sys.argv[2]);"
         "print(u.urlopen(r, timeout=20).read().decode())"
     )
-    return running.execute("pcscf", sys.executable, "-c", program, f"{URL}{target}", token(running, scope))
+    return running.execute("pcscf", sys.executable, "-c", program, f"{URL}{target}", running.token(scope))
 
 
 def test_promtool_accepts_the_metrics(busy: Plant) -> None:
@@ -106,7 +102,7 @@ def test_nothing_is_on_other_addresses_than_loopback(busy: Plant) -> None:
 def test_schemathesis_finds_nothing_undocumented(busy: Plant, tmp_path: Path, known: bool) -> None:
     """The last ones: they do whatever can be done. No next hop is left then, and it is right not to be ready."""
     config = tmp_path / "schemathesis.toml"
-    config.write_text(f'[auth.openapi.token]\nbearer = "{token(busy, "admin")}"\n')
+    config.write_text(f'[auth.openapi.token]\nbearer = "{busy.token()}"\n')
     if known:
         with config.open("a") as file:
             file.write(f'[parameters]\nue = "{user(1)}~10.45.0.2"\nhop = "10.46.0.2:5060/udp"\nnumber = 1\n')
