@@ -159,8 +159,9 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
     from xfrm.backend import open_backend
 
     key_log = open_key_log(config.keys.file, os.environ)
-    choice = open_backend(config.ipsec.backend)
     store = Store(config.state) if config.store.enabled else None
+    choice = open_backend(config.ipsec.backend, config.kept_sas if config.store.userspace_keys else None)
+    with_keys = config.store.userspace_keys and choice.backend.name == "userspace"
     server = Server(config, choice, key_log, store)
     admin = service_of(server, partial(_reload, server, options))
     control = Control(admin, config.control)
@@ -181,6 +182,11 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
         admin.history.start()
         settle_memory()
         log.info("ESP backend: %s (%s)", choice.backend.name, choice.reason)
+        if with_keys:
+            told = "keys of the SAs are in %s (store.userspace_keys): who reads it can read and forge what phones send"
+            log.warning(told, config.kept_sas)
+        else:
+            config.kept_sas.unlink(missing_ok=True)
         for address in config.gm.addresses:
             ports = f"{config.gm.port}, protected {config.ipsec.ports_ps} and {config.ipsec.ports_pc}"
             log.info("Gm: %s ports %s", address, ports)
@@ -202,7 +208,7 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
             await page.stop()
         await control.stop()
         await server.stop()
-    stays = store is not None and choice.backend.name == "kernel"
+    stays = store is not None and (with_keys or choice.backend.name == "kernel")
     log.info("stopped; SAs and policies %s", "stay for the next start" if stays else "removed")
 
 

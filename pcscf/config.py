@@ -338,9 +338,19 @@ class Hep(Part):
 
 
 class Survive(Part):
-    """What a restart leaves: registrations and calls, with the SAs that the kernel keeps. Keys are not stored."""
+    """What a restart leaves: registrations and calls, with the SAs that the kernel keeps.
+
+    Keys are stored only for the userspace backend, and only with `userspace_keys`.
+    """
 
     enabled: bool = True
+    userspace_keys: bool = False
+
+    @model_validator(mode="after")
+    def keys_of_something(self) -> Self:
+        if self.userspace_keys and not self.enabled:
+            raise ValueError("userspace_keys keeps the SAs of stored registrations: it needs store.enabled = true")
+        return self
 
 
 class Admin(Part):
@@ -455,6 +465,11 @@ class Config(BaseSettings):
             left += sorted(f"{name}.{field}" for field in changed - allowed)
             parts[name] = mine.model_copy(update={field: getattr(theirs, field) for field in allowed})
         return self.model_copy(update=parts), taken, left
+
+    @property
+    def kept_sas(self) -> Path:
+        """Where the userspace backend keeps its SAs if `store.userspace_keys` says so."""
+        return self.state / "esp-sas"
 
     @property
     def settings(self) -> Settings:

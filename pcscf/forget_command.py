@@ -29,13 +29,13 @@ def _forget(options: argparse.Namespace) -> int:
         registrations = len(store.take().registrations)
         backend = open_backend(config.ipsec.backend).backend
         try:
-            if backend.name == "kernel":  # taking the ports over removes what an earlier run left on them
-                for address in config.gm.addresses:
-                    backend.protect(address, (config.ipsec.ports_ps, config.ipsec.ports_pc))
+            for address in config.gm.addresses:  # taking the ports over removes what an earlier run left on them
+                backend.protect(address, (config.ipsec.ports_ps, config.ipsec.ports_pc))
         finally:
             backend.close()
     finally:
         store.close()
+    config.kept_sas.unlink(missing_ok=True)
     store.path.unlink()
     print(f"{registrations} registrations are forgotten; their SAs and the policies of {config.ipsec.ports_ps} and "
           f"{config.ipsec.ports_pc} are removed")  # fmt: skip

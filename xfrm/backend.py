@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from xfrm.model import IPAddress, PortRange, Sa, SaId, SaRecord
@@ -67,7 +68,7 @@ class Backend(Protocol):
         """Move the packets waiting on one of `filenos`; bounded work per call, never blocks."""
 
     def leave(self) -> None:
-        """End as `close` does, but let what the kernel holds stay for the next run: it goes on failing closed."""
+        """End as `close` does, but let what can stay without this process stay for the next run, failing closed."""
 
     def close(self) -> None:
         """Remove our SAs and policies. Close the protected sockets first: until then nothing leaves in clear."""
@@ -81,16 +82,16 @@ class Choice:
     reason: str
 
 
-def open_backend(name: BackendName) -> Choice:
+def open_backend(name: BackendName, keep: Path | None = None) -> Choice:
     """Open a backend; `auto` takes the kernel where a probe SA can be added, else userspace.
 
-    Raises BackendUnavailable, saying what is missing.
+    `keep`: the file where userspace keeps SAs, with their keys, for the next run; the kernel needs none.
+    Raises BackendUnavailable, saying what is missing, and XfrmError for the file.
     """
     from xfrm.kernel import Kernel, probe
-    from xfrm.userspace import Userspace
 
     if name == "userspace":
-        return Choice(Userspace(), "configured")
+        return Choice(_userspace(keep), "configured")
     missing = probe()
     if not missing:
         return Choice(Kernel(), "configured" if name == "kernel" else "the kernel accepted a probe SA")
@@ -98,4 +99,11 @@ def open_backend(name: BackendName) -> Choice:
         from xfrm.model import BackendUnavailable
 
         raise BackendUnavailable("kernel", missing)
-    return Choice(Userspace(), f"the kernel has no ESP for us; first of all it lacks {missing[0]}")
+    return Choice(_userspace(keep), f"the kernel has no ESP for us; first of all it lacks {missing[0]}")
+
+
+def _userspace(keep: Path | None) -> Backend:
+    from xfrm.kept import Kept
+    from xfrm.userspace import Userspace
+
+    return Userspace(Kept(keep) if keep is not None else None)

@@ -178,13 +178,17 @@ class Divert:
             if self.tun >= 0:
                 self._remove(self._identity)
         finally:
-            self._channel.close()
-            if self._raw is not None:
-                self._raw.close()
-                self._raw = None
-            if self.tun >= 0:
-                os.close(self.tun)
-                self.tun = -1
+            self.leave()
+
+    def leave(self) -> None:
+        """Let go of the ports as a killed process does: they stay closed."""
+        self._channel.close()
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+        if self.tun >= 0:
+            os.close(self.tun)
+            self.tun = -1
 
     def _rules(self, ports: Sequence[PortRange]) -> list[Rule]:
         return [

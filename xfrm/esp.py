@@ -88,6 +88,11 @@ class ReplayWindow:
         self.seen = (self.seen << ahead | 1) & self._mask if ahead < self.size else 1
         self.highest = sequence
 
+    def resume(self, highest: int) -> None:
+        """Go on after another process: what it may have accepted, `highest` and all below, is not accepted."""
+        self.highest = highest
+        self.seen = self._mask
+
 
 class _Transform(Protocol):
     """Cryptography of one direction. `header` is SPI and sequence number; plaintexts include the ESP trailer."""

@@ -8,6 +8,7 @@ TOS and TTL of a received IPv4 packet are kept; of a sent one, and in IPv6, they
 Counters mean what they mean in the kernel: `bytes` counts transport header and data, no padding and no ESP.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -20,6 +21,7 @@ from typing import Final
 
 from xfrm.divert import TCP, UDP, Divert, missing
 from xfrm.esp import IntegrityFailure, Malformed, Opener, Replayed, Sealer, SequenceExhausted
+from xfrm.kept import Kept, Resumed
 from xfrm.model import BackendUnavailable, IPAddress, KernelError, PortRange, Sa, SaId, SaRecord
 
 PACKETS_PER_CALL: Final = 64
@@ -55,7 +57,9 @@ class Drops:
 class _Association:
     """An SA in use, its counters and lifetime. Times are of the monotonic clock."""
 
-    __slots__ = ("added", "bytes", "deadline", "integrity_failures", "last_used", "packets", "replay_drops", "sa")
+    __slots__ = (
+        "added", "bytes", "deadline", "integrity_failures", "last_used", "packets", "replay_drops", "sa", "slot"
+    )  # fmt: skip
 
     def __init__(self, sa: Sa, now: float) -> None:
         self.sa = sa
@@ -66,6 +70,13 @@ class _Association:
         self.added = now
         self.last_used: float | None = None
         self.deadline = now + sa.lifetime if sa.lifetime else inf
+        self.slot = 0
+        """Its place in the file of kept SAs, where there is one."""
+
+    def resume(self, left: Resumed) -> None:
+        """Go on where an earlier process ended."""
+        self.slot, self.added, self.deadline, self.last_used = left.slot, left.added, left.deadline, left.last_used
+        self.packets, self.bytes = left.packets, left.bytes
 
     def limit(self, now: float, lifetime: int) -> None:
         """End `lifetime` seconds from now; the SA's own lifetime goes on counting from its start."""
@@ -100,6 +111,10 @@ class _Inbound(_Association):
         self.source = socket.inet_ntop(gateway.family, selector.source.packed)
         self.checksum = sum(struct.unpack(f"!{len(self.addresses) // 2}H", self.addresses))
 
+    def resume(self, left: Resumed) -> None:
+        super().resume(left)
+        self.opener.window.resume(left.sequence)
+
     def attach(self) -> None:
         self.gateway.inbound[self.key] = self
 
@@ -119,6 +134,10 @@ class _Outbound(_Association):
         ports = _PORTS.pack(selector.source_port, selector.destination_port)
         self.key = selector.source.packed + selector.destination.packed + ports
 
+    def resume(self, left: Resumed) -> None:
+        super().resume(left)
+        self.sealer.sequence = left.sequence
+
     def attach(self) -> None:
         self.gateway.outbound.setdefault(self.key, []).append(self)
 
@@ -135,8 +154,9 @@ class _Gateway:
     Of several outbound SAs with equal selectors the newest is used.
     """
 
-    def __init__(self, address: IPAddress, drops: Drops) -> None:
+    def __init__(self, address: IPAddress, drops: Drops, kept: Kept | None) -> None:
         self.divert = Divert(address)
+        self.kept = kept
         self.version = address.version
         self.family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         self.inbound: dict[bytes, _Inbound] = {}
@@ -149,6 +169,7 @@ class _Gateway:
         tun = self.divert.tun
         send = self.divert.raw.sendto
         outbound = self.outbound
+        kept = self.kept
         drops = self._drops
         # Source, destination and ports stand side by side where no IP option or extension header is between.
         first, last, start, protocol = (12, 24, 20, 9) if self.version == 4 else (8, 44, 40, 6)
@@ -168,17 +189,21 @@ class _Gateway:
                 drops.no_sa += 1
                 continue
             payload = packet[start:]
+            sealer = association.sealer
             try:
-                send(association.sealer.seal(payload, next_header), association.destination)
+                sealed = sealer.seal(payload, next_header)
             except SequenceExhausted:
                 drops.sequence_exhausted += 1
-                continue
-            except OSError:
-                drops.undeliverable += 1
                 continue
             association.packets += 1
             association.bytes += len(payload)
             association.last_used = now
+            if kept is not None:
+                kept.move(association.slot, sealer.sequence, association.packets, association.bytes, now)
+            try:
+                send(sealed, association.destination)
+            except OSError:
+                drops.undeliverable += 1
 
     def _is_plain(self, packet: bytes) -> bool:
         """Whether the header has no options and the packet is whole."""
@@ -193,6 +218,7 @@ class _Gateway:
         buffer = self._buffer
         view = memoryview(buffer)
         inbound = self.inbound
+        kept = self.kept
         drops = self._drops
         start = 0
         for _ in range(PACKETS_PER_CALL):
@@ -222,6 +248,9 @@ class _Gateway:
             association.packets += 1
             association.bytes += len(payload)
             association.last_used = now
+            if kept is not None:
+                highest = association.opener.window.highest
+                kept.move(association.slot, highest, association.packets, association.bytes, now)
             if payload[:4] != association.ports or sender[0] != association.source or next_header not in (UDP, TCP):
                 drops.selector_mismatch += next_header != DUMMY
                 continue
@@ -249,10 +278,12 @@ class Userspace:
     Acts on the network namespace of the thread that calls it: call all of it from one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Kept | None = None) -> None:
+        """`kept`: where the SAs, with their keys, are for the next run; without it they end with this process."""
         lacks = missing()
         if lacks:
             raise BackendUnavailable("userspace", lacks)
+        self._kept = kept
         self.dropped = Drops()
         self._gateways: dict[IPAddress, _Gateway] = {}
         self._associations: dict[SaId, _Inbound | _Outbound] = {}
@@ -267,16 +298,44 @@ class Userspace:
         """See Backend. Raises KernelError; what was closed until then stays closed until `close`."""
         if address.is_unspecified:
             raise KernelError(errno.EADDRNOTAVAIL, index=0, operation=f"protecting {address}", text="name one address")
-        gateway = self._gateways.get(address)
-        if gateway is None:
-            gateway = self._gateways[address] = _Gateway(address, self.dropped)
+        if self._kept is not None:
+            for left in self._kept.earlier():
+                self._kept.free(left.slot)
+        gateway = self._gateway(address)
         gateway.divert.protect(ports)
         self._work[gateway.divert.tun] = gateway.seal_waiting
         self._work[gateway.divert.raw.fileno()] = gateway.open_waiting
 
+    def _gateway(self, address: IPAddress) -> _Gateway:
+        gateway = self._gateways.get(address)
+        if gateway is None:
+            gateway = self._gateways[address] = _Gateway(address, self.dropped, self._kept)
+        return gateway
+
     def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
-        """None: SAs of this backend end with their process."""
-        return {}
+        """See Backend. None where nothing is kept: then SAs end with their process."""
+        if self._kept is None:
+            return {}
+        epoch = time() - monotonic()
+        wanted = set(ids)
+        ends: dict[SaId, float] = {}
+        for left in self._kept.earlier():
+            sa, association = left.sa, None
+            if sa.id in wanted:
+                with contextlib.suppress(ValueError):  # damaged, so that its keys do not fit its algorithms
+                    association = (
+                        _Inbound(sa, left.added, self._gateway(sa.selector.destination))
+                        if left.inbound
+                        else _Outbound(sa, left.added, self._gateway(sa.selector.source))
+                    )
+            if association is None:
+                self._kept.free(left.slot)
+                continue
+            association.resume(left)
+            association.attach()
+            self._associations[sa.id] = association
+            ends[sa.id] = epoch + left.deadline
+        return ends
 
     def install(self, sas: Sequence[Sa]) -> None:
         """See Backend. An SA is inbound if its destination is protected here, else outbound if its source is."""
@@ -298,9 +357,23 @@ class Userspace:
                     raise KernelError(errno.EADDRNOTAVAIL, index=index, operation=operation, text=words)
             except ValueError as error:
                 raise KernelError(errno.EINVAL, index=index, operation=operation, text=str(error)) from error
+        if self._kept is not None:
+            self._keep(self._kept, list(made.values()))
         for association in made.values():
             association.attach()
         self._associations |= made
+
+    def _keep(self, kept: Kept, made: Sequence[_Inbound | _Outbound]) -> None:
+        """Raises KernelError when there is no room for one; then none is kept."""
+        for index, each in enumerate(made):
+            try:
+                inbound = isinstance(each, _Inbound)
+                each.slot = kept.add(each.sa, inbound=inbound, added=each.added, deadline=each.deadline)
+            except OSError as error:
+                for before in made[:index]:
+                    kept.free(before.slot)
+                operation = f"keeping {each.sa} in {kept.path}"
+                raise KernelError(error.errno or errno.EIO, index=index, operation=operation) from error
 
     def update(self, ids: Sequence[SaId], lifetime: int) -> None:
         """See Backend. Raises KernelError for the first SA that is gone, after updating the others."""
@@ -310,6 +383,8 @@ class Userspace:
             association = self._live(identity, now)
             if association is not None:
                 association.limit(now, lifetime)
+                if self._kept is not None:
+                    self._kept.limit(association.slot, association.deadline, association.sa.lifetime)
             elif refused is None:
                 operation = f"changing the lifetime of {identity}"
                 refused = KernelError(errno.ESRCH, index=index, operation=operation)
@@ -321,7 +396,7 @@ class Userspace:
         for identity in ids:
             association = self._associations.pop(identity, None)
             if association is not None:
-                association.detach()
+                self._end(association)
 
     def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]:
         """See Backend."""
@@ -350,7 +425,7 @@ class Userspace:
 
     def devices(self) -> tuple[str, ...]:
         """See Backend."""
-        return tuple(gateway.divert.name for gateway in self._gateways.values())
+        return tuple(gateway.divert.name for gateway in self._gateways.values() if gateway.divert.tun >= 0)
 
     def expirations(self) -> list[SaId]:
         """See Backend."""
@@ -370,11 +445,17 @@ class Userspace:
 
     def clear_drops(self) -> int:
         """How many packets came to protected ports in clear and were dropped. Takes some milliseconds."""
-        return sum(gateway.divert.clear_drops() for gateway in self._gateways.values())
+        return sum(gateway.divert.clear_drops() for gateway in self._gateways.values() if gateway.divert.tun >= 0)
 
     def leave(self) -> None:
-        """See `close`: nothing can stay."""
-        self.close()
+        """See Backend. SAs stay where they are kept; where they are not, nothing stays."""
+        if self._kept is None:
+            self.close()
+            return
+        for gateway in self._gateways.values():
+            gateway.divert.leave()
+        self._clear()
+        self._kept.close(forget=False)
 
     def close(self) -> None:
         """See Backend. Raises KernelError for what could not be undone, after trying all."""
@@ -384,18 +465,28 @@ class Userspace:
                 gateway.divert.close()
             except KernelError as error:
                 refused = error
+        self._clear()
+        if self._kept is not None:
+            self._kept.close(forget=True)
+        if refused is not None:
+            raise refused
+
+    def _clear(self) -> None:
         self._gateways.clear()
         self._associations.clear()
         self._work.clear()
-        if refused is not None:
-            raise refused
 
     def _live(self, identity: SaId, now: float) -> _Inbound | _Outbound | None:
         """The SA of this name. One past its hard lifetime is put with the expired instead."""
         association = self._associations.get(identity)
         if association is None or now < association.deadline:
             return association
-        association.detach()
         del self._associations[identity]
+        self._end(association)
         self._expired.append(identity)
         return None
+
+    def _end(self, association: _Inbound | _Outbound) -> None:
+        association.detach()
+        if self._kept is not None:
+            self._kept.free(association.slot)

@@ -27,8 +27,10 @@ START_WITHIN = 30.0
 class Plant:
     """The running processes; `folder` holds their logs, the control socket and the state."""
 
-    def __init__(self, network: Network, folder: Path, subscribers: Path = SUBSCRIBERS) -> None:
+    def __init__(self, network: Network, folder: Path, subscribers: Path = SUBSCRIBERS, **settings: str) -> None:
+        """`settings`: of the P-CSCF, as environment."""
         self.subscribers = subscribers
+        self.settings: dict[str, str] = {"PCSCF_CONTROL": str(folder / "control.sock"), **settings}
         self.network = network
         self.folder = folder
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -112,21 +114,14 @@ def plant(
     core: Sequence[str] = (),
     subscribers: Path = SUBSCRIBERS,
     network: Network | None = None,
-    **environment: str,
+    **settings: str,
 ) -> Iterator[Plant]:
     """Namespaces, core and P-CSCF, ready; all gone afterwards. `core` are more arguments of `pcscf scscf`."""
     with network or Network(f"pcscf-test-{os.getpid()}") as made:
-        running = Plant(made, folder, subscribers)
+        running = Plant(made, folder, subscribers, **settings)
         try:
             running.started("core", "core", "scscf", "--address=10.46.0.2", f"--subscribers={subscribers}", *core)
-            running.started(
-                "pcscf",
-                "pcscf",
-                "run",
-                f"--config={CONFIG}",
-                PCSCF_CONTROL=str(folder / "control.sock"),
-                **environment,
-            )
+            running.started("pcscf", "pcscf", "run", f"--config={CONFIG}", **running.settings)
             yield running
         finally:
             running.stop()

@@ -16,12 +16,12 @@ from tests.interop.crowd import CrowdPlan, crowd, say, told
 EVERY = 0.5
 
 
-async def wrote(ue: Ue, words: str) -> int:
-    """The status of a message to the echo; 0 for no answer at all."""
+async def wrote(ue: Ue, words: str) -> int | str:
+    """The status of a message to the echo, or why there is none."""
     try:
         return (await ue.message("sip:echo@ims.mnc001.mcc001.3gppnetwork.org", words)).status
-    except NoAnswer:
-        return 0
+    except NoAnswer as why:
+        return str(why)
 
 
 async def chatter(ue: Ue) -> None:

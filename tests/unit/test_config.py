@@ -238,6 +238,12 @@ def test_reg_event(tmp_path: Path, enabled: bool) -> None:
     assert with_keys(tmp_path, f"[reg_event]\nenabled = {str(enabled).lower()}").reg_event is enabled
 
 
+def test_keys_without_a_store_are_refused(tmp_path: Path) -> None:
+    assert not load(LAB).store.userspace_keys
+    with pytest.raises(ConfigError, match=r"store: userspace_keys keeps .* it needs store.enabled = true"):
+        with_keys(tmp_path, "[store]\nenabled = false\nuserspace_keys = true")
+
+
 def test_new_keys_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PCSCF_GM__CLEAR", "silence")
     monkeypatch.setenv("PCSCF_REG_EVENT__ENABLED", "false")
