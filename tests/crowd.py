@@ -30,7 +30,7 @@ class Crowd:
         self._sent: list[bytes] = []
         self.server._transport.send = lambda data, flow, *, connect=True: self._sent.append(data)  # type: ignore[method-assign]
         for number in range(ues):
-            self._register(Phone(number))
+            self.register(number)
         self.server.journal = Journal()  # what the crowd has said is not what a test asks for
 
     def _take(self, data: bytes, flow: Flow) -> bytes:
@@ -38,7 +38,8 @@ class Crowd:
         self.server.handle(Received(parse(data), flow))
         return self._sent[-1]
 
-    def _register(self, phone: Phone) -> None:
+    def register(self, number: int) -> None:
+        phone = Phone(number)
         clear = Flow("UDP", Interface.GM, ip_address(GM), 5060, ip_address(phone.address), CLEAR_PORT)
         at_core = self._take(phone.register(CLEAR_PORT), clear)
         phone.challenged(self._take(challenge(at_core), FROM_CORE), GM)
@@ -64,7 +65,10 @@ async def leave_behind(state: Path, ues: int) -> None:
     store = Store(state)
     choice, ipsec = open_backend("auto"), config().ipsec
     choice.backend.protect(ip_address(GM), (ipsec.ports_ps, ipsec.ports_pc))
-    crowd = Crowd(ues, choice, store)
+    crowd = Crowd(0, choice, store)
+    for number in range(ues):
+        crowd.register(number)
+        await asyncio.sleep(0)  # timers run, and transactions end
     crowd.server.backend.leave()
     store.close()
 

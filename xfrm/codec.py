@@ -255,8 +255,8 @@ def sa_id(identity: SaId) -> bytes:
 
 
 def all_sas() -> bytes:
-    """Payload of a GETSA dump: every ESP state of the host."""
-    return bytes(_USERSA_ID.size + _USERSA_ID_REST.size) + _attribute(Attribute.PROTO, bytes([IPPROTO_ESP]))
+    """Payload of a GETSA dump: every ESP state of the host. A dump has no header before its attributes."""
+    return _attribute(Attribute.PROTO, bytes([IPPROTO_ESP]))
 
 
 def sad_info() -> bytes:

@@ -77,7 +77,7 @@ class Plant:
         done = subprocess.run(
             self.network.command(host, *command), capture_output=True, text=True, timeout=timeout, check=False
         )
-        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        assert not check or done.returncode == 0, f"{command}: {done.returncode} {done.stdout}{done.stderr}"
         return done.stdout
 
     def token(self, scope: str = "admin") -> str:

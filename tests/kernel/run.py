@@ -28,7 +28,7 @@ _MODULES: Final = (
     "ipv6 xfrm_user xfrm_algo esp4 esp6 authenc hmac md5 sha1_generic cbc gcm ghash_generic seqiv echainiv"
     " crypto_null des_generic aes_generic veth tun bridge iptable_nat xt_nat"
 )
-_MEMORY: Final = 1 << 30
+_MEMORY: Final = 3 << 30
 """Octets of the guest's memory, and of the file on the host that backs it."""
 _TIMED_OUT: Final = 124
 _POWER_OFF: Final = 0x4321FEDC

@@ -80,3 +80,19 @@ def test_policies(world: World, version: int) -> None:
                 " enc-mask ffffffff auth-mask ffffffff comp-mask ffffffff"
             ) in block
     assert len(ours) == 4
+
+
+def test_the_kernel_finds_nothing_odd_in_what_is_asked(world: World, version: int) -> None:
+    """It says so in its log, and passes over what it does not understand: a dump was of all states, not of ESP's."""
+
+    def complaints() -> list[str]:
+        return [line for line in world.wire(Agent.command, "dmesg").splitlines() if "leftover after parsing" in line]
+
+    before = complaints()
+    made = world.set(version)
+    world.p(Agent.install, made.sas)
+    world.p(Agent.update, made.ids, 60)
+    assert set(world.p(Agent.records)) == set(made.ids)
+    assert world.p(Agent.count) == 4
+    world.p(Agent.remove, made.ids)
+    assert complaints() == before
