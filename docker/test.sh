@@ -95,18 +95,26 @@ for name in NET_ADMIN NET_RAW; do
   case $said in *"lacks CAP_$name;"*) say "without CAP_$name: $said" ;; *) fail "CAP_$name is not named: $said" ;; esac
 done
 
-say "scenarios"
-stack up --no-build --abort-on-container-exit --exit-code-from tests > "$folder/scenarios.log" 2>&1 &
-running=$!
-for _ in $(seq 120); do  # while it runs, look at how the containers were made
-  ids=$(stack ps -q 2>/dev/null || :)
-  [ "$(echo "$ids" | wc -w)" -ge 3 ] && break
-  sleep 0.5
-done
-# shellcheck disable=SC2086
-made=$(docker inspect -f '{{.Name}} privileged={{.HostConfig.Privileged}} read-only={{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapAdd}}' $ids)
-if wait $running; then status=0; else status=$?; fi
-sed -n 's/^.*tests[-_]1 *|[^ ]* //p' "$folder/scenarios.log" | grep . || tail -40 "$folder/scenarios.log"
-echo "$made"
-case $made in *privileged=true* | *read-only=false*) fail "a container is privileged, or its root can be written" ;; esac
-[ $status = 0 ] || fail "scenarios do not hold (status $status)"
+scenarios() {
+  stack up --no-build --abort-on-container-exit --exit-code-from tests > "$folder/scenarios.log" 2>&1 &
+  running=$!
+  for _ in $(seq 120); do  # while it runs, look at how the containers were made
+    ids=$(stack ps -q 2>/dev/null || :)
+    [ "$(echo "$ids" | wc -w)" -ge 3 ] && break
+    sleep 0.5
+  done
+  # shellcheck disable=SC2086
+  made=$(docker inspect -f '{{.Name}} privileged={{.HostConfig.Privileged}} read-only={{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapAdd}}' $ids)
+  if wait $running; then status=0; else status=$?; fi
+  sed -n 's/^.*tests[-_]1 *|[^ ]* //p' "$folder/scenarios.log" | grep . || tail -40 "$folder/scenarios.log"
+  echo "$made"
+  case $made in *privileged=true* | *read-only=false*) fail "a container is privileged, or its root can be written" ;; esac
+  [ $status = 0 ] || fail "scenarios do not hold (status $status)"
+  stack down -v >/dev/null 2>&1
+}
+
+say "scenarios, the core on IPv4"
+scenarios
+say "scenarios, the core on IPv6"
+export CORE=fd00:46::2 HOP="[fd00:46::2]"
+scenarios
