@@ -1,7 +1,4 @@
-"""`kill -9` under load, and a restart: with kernel ESP nobody notices; in userspace it is said who must come back.
-
-Nobody notices in userspace, either, where the operator lets it keep the keys.
-"""
+"""`kill -9` under load, and a restart: with kernel ESP nobody notices; in userspace it is said who must come back."""
 
 import os
 import sys
@@ -25,19 +22,13 @@ COUNTS = (100, 1000, 10_000) if os.environ.get("PCSCF_LONG") else (100, 1000)
 """Under User-Mode Linux the longest takes minutes: `make bench` does it."""
 PAIRS = ("hmac-sha-1-96/aes-cbc", "null/aes-gcm", "hmac-sha-1-96/null", "aes-gmac/null")
 ADDRESSES = ("10.45.0.2", "10.45.0.3", "10.45.0.4", "fd00:45::2")
-WITH_KEYS = {"PCSCF_IPSEC__BACKEND": "userspace", "PCSCF_STORE__USERSPACE_KEYS": "true"}
-WITHOUT_KEYS = {"PCSCF_STORE__USERSPACE_KEYS": "false"}
+WITH_KEYS: dict[str, Any] = {"PCSCF_IPSEC__BACKEND": "userspace", "PCSCF_STORE__USERSPACE_KEYS": "true"}
+"""Settings with which nobody notices in userspace, either: see test_restart_with_keys."""
 
 
 @pytest.fixture
-def settings() -> dict[str, Any]:
-    """Of the P-CSCF, as environment."""
-    return {}
-
-
-@pytest.fixture
-def running(tmp_path: Path, settings: dict[str, Any]) -> Iterator[Plant]:
-    with plant(tmp_path, subscribers=subscribers(tmp_path, UES), **settings) as made:
+def running(tmp_path: Path) -> Iterator[Plant]:
+    with plant(tmp_path, subscribers=subscribers(tmp_path, UES)) as made:
         yield made
 
 
@@ -73,8 +64,11 @@ def half_open(running: Plant) -> set[tuple[str, str, str]]:
     return connections(running, "ue") - there
 
 
-@pytest.mark.parametrize("settings", [{}, WITH_KEYS], ids=["usual", "keys"])
 def test_100_ues_do_not_notice_that_it_was_killed(running: Plant) -> None:
+    ues_go_on(running)
+
+
+def ues_go_on(running: Plant) -> None:
     members = [ue(each, PAIRS[each % 4], tcp=each % 5 == 0, address=ADDRESSES[each // 4 % 4]) for each in range(UES)]
     with started(running, "restarting", "restarting") as crowd:
         crowd.tell(plan(running, members))
@@ -109,8 +103,11 @@ def adopted(running: Plant, name: str) -> str:
     return next(line for line in running.log(name).splitlines() if "from the run before" in line)
 
 
-@pytest.mark.parametrize("settings", [{}, WITH_KEYS], ids=["usual", "keys"])
 def test_a_call_goes_on_and_the_life_of_sets_does(running: Plant) -> None:
+    call_goes_on(running)
+
+
+def call_goes_on(running: Plant) -> None:
     with (
         Phone(running, "alice", user(1), "10.45.0.2", "--udp-only") as alice,
         Phone(running, "bob", user(2), "10.45.0.3") as bob,
@@ -144,40 +141,6 @@ def test_a_call_goes_on_and_the_life_of_sets_does(running: Plant) -> None:
         alice.ok("deregister")
         bob.ok("deregister")
     assert {row.state for row in running.sas()} <= {"closing"}
-
-
-@pytest.mark.parametrize("settings", [WITH_KEYS], ids=["keys"])
-def test_keys_are_in_a_file_only_as_long_as_the_operator_wants_it(running: Plant) -> None:
-    keys = running.folder / "state" / "esp-sas"
-    with Phone(running, "alice", user(1), "10.45.0.2") as alice:
-        alice.ok("register")
-        assert keys.stat().st_mode & 0o777 == 0o600
-        assert "WARNING keys of the SAs are in" in running.log("pcscf")
-        running.end("pcscf")
-        assert "SAs and policies stay for the next start" in running.log("pcscf")
-        running.started("again", "pcscf", "run", f"--config={CONFIG}", **{**running.settings, **WITHOUT_KEYS})
-        assert "1 lost their SAs and must register again" in running.log("again")
-        assert not keys.exists()
-        running.end("again")
-        assert "SAs and policies removed" in running.log("again")
-        again(running, "once-more")
-        alice.ok("reboot")
-        alice.ok("register")
-    running.kill("once-more")
-    assert keys.exists() and "table" in running.execute("pcscf", "nft", "list", "tables")
-    said = running.execute(
-        "pcscf",
-        "env",
-        *(f"{name}={value}" for name, value in running.settings.items()),
-        f"PCSCF_STATE={running.folder}/state",
-        sys.executable,
-        "-m",
-        "pcscf",
-        "forget",
-        f"--config={CONFIG}",
-    )
-    assert "1 registrations are forgotten" in said
-    assert not keys.exists() and running.execute("pcscf", "nft", "list", "tables") == ""
 
 
 @pytest.mark.parametrize("count", COUNTS)
