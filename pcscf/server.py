@@ -63,9 +63,6 @@ STUCK_AFTER = 0.5
 EXPIRATIONS_EVERY = 1.0
 """Seconds between looks at the backstop lifetimes of the backend."""
 
-CLOSING = 0.3
-"""Seconds for FIN and ACK of TCP to pass a backend that moves packets itself; cut short, a UE cannot reconnect."""
-
 
 def settle_memory() -> None:
     """Let the garbage collector leave alone what stays for ever, and look at the rest less often.
@@ -160,10 +157,7 @@ class Server:
             if handle is not None:
                 handle.cancel()
         await self._resolver.close()
-        connections = len(self._transport)
         await self._transport.close()
-        if connections and self.backend.filenos():
-            await asyncio.sleep(CLOSING)
         for fileno in self.backend.filenos():
             loop.remove_reader(fileno)
         if self._store is not None:

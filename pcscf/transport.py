@@ -5,6 +5,7 @@ A datagram or connection leaves from exactly the flow's local address and port, 
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections import Counter
@@ -21,6 +22,10 @@ CONNECTION_BACKLOG = 262_144
 """Octets that may wait on one TCP connection before it is given up."""
 KNOWN_FLOWS = 8192
 CONNECT_TIMEOUT = 8.0
+CLOSING = 0.3
+"""Seconds that a peer has to answer our FIN when all is closed."""
+LAST_ACK = 0.02
+"""Seconds for the kernel's last ACK to be on its way."""
 
 MessageHandler = Callable[[Request | Response, Flow], None]
 MalformedHandler = Callable[[ParseError, Flow], None]
@@ -56,6 +61,8 @@ class Transport:
         """Sources that have as many connections as they may; told once."""
         self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
         self._buffer = memoryview(bytearray(65_536))
+        self.closing = False
+        """What still comes is not looked at."""
 
     async def listen_udp(self, address: IPAddress, port: int, interface: Interface) -> None:
         """Bind one UDP socket. Raises OSError. No SO_REUSEADDR: a second instance must not steal datagrams."""
@@ -125,7 +132,12 @@ class Transport:
         return flow in self._connections
 
     async def close(self) -> None:
-        """Close every socket and connection at once."""
+        """Close every socket, and let no connection outlive that.
+
+        A closed one whose FIN is not acknowledged goes on in the kernel, when nothing protects its ports any more: that
+        is reset. One whose FIN is cut off keeps the peer from connecting again.
+        """
+        self.closing = True
         loop = asyncio.get_running_loop()
         for udp in self._udp.values():
             loop.remove_reader(udp)
@@ -135,9 +147,16 @@ class Transport:
             server.close()
         for task, _ in list(self._connecting.values()):
             task.cancel()
-        for connection in list(self._connections.values()):
-            connection.abort()
-        await asyncio.sleep(0)
+        if self._connections:
+            for connection in list(self._connections.values()):
+                connection.finish()
+            end = loop.time() + CLOSING
+            while self._connections and loop.time() < end:
+                await asyncio.sleep(LAST_ACK / 2)
+            for connection in list(self._connections.values()):
+                connection.reset()
+            await asyncio.sleep(LAST_ACK)
+        self.closing = False
 
     def _drain(
         self,
@@ -253,6 +272,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._flow is not None and self._stream is not None
+        if self._owner.closing:
+            return
         try:
             for message in self._parser.feed(data):
                 self._owner.on_message(message, self._flow)
@@ -278,9 +299,11 @@ class _Connection(asyncio.Protocol):
         if self._stream is not None:
             self._stream.close()
 
-    def abort(self) -> None:
+    def finish(self) -> None:
+        """Say that nothing more comes; it is lost when the peer has said so, too."""
         if self._stream is not None:
-            self._stream.abort()
+            with contextlib.suppress(OSError):
+                self._stream.write_eof()
 
     def reset(self) -> None:
         if self._stream is not None:

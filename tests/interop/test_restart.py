@@ -4,11 +4,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pcscf.lab.capture import Capture
 from pcscf.lab.network import Network
 from pcscf.observe import Attempt, RegistrationChanged
 from tests.bench.measured import CORE, CORE_PORT, GM, MW
@@ -141,6 +143,27 @@ def call_goes_on(running: Plant) -> None:
         alice.ok("deregister")
         bob.ok("deregister")
     assert {row.state for row in running.sas()} <= {"closing"}
+
+
+def test_after_the_end_nothing_is_said_in_clear(tmp_path: Path) -> None:
+    """Without a store SAs and policies go. A TCP connection whose FIN is not acknowledged must not go on then."""
+    with (
+        plant(tmp_path, PCSCF_STORE__ENABLED="false") as running,
+        Phone(running, "alice", user(1), "10.45.0.2", "--tcp") as alice,
+    ):
+        alice.ok("register")
+        capture = Capture(running.network, "pcscf", "gm")
+        capture.start()
+        try:
+            running.execute("ue", "ip", "route", "add", "blackhole", "10.45.0.1/32")
+            running.end("pcscf")
+            assert "SAs and policies removed" in running.log("pcscf")
+            time.sleep(2)
+            running.execute("ue", "ip", "route", "del", "blackhole", "10.45.0.1/32")
+            esp, clear = capture.count({ip_address("10.45.0.1"): frozenset(range(5100, 5112))})
+        finally:
+            capture.stop()
+    assert esp and not clear
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Coroutine
 from ipaddress import ip_address
 
@@ -9,7 +10,7 @@ import pytest
 
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
-from pcscf.transport import CONNECTION_BACKLOG, Transport
+from pcscf.transport import CLOSING, CONNECTION_BACKLOG, Transport
 from pcscf.vocabulary import Flow, Interface
 
 HERE = ip_address("127.0.0.1")
@@ -195,5 +196,36 @@ def test_a_peer_that_does_not_read_is_given_up() -> None:
         await until(lambda: heard.closed)
         silent.close()
         await heard.transport.close()
+
+    within(run())
+
+
+def test_no_connection_outlives_the_end() -> None:
+    """One peer answers our FIN, the other leaves it unanswered and sends on: a reset is all it gets."""
+
+    async def run() -> None:
+        heard = Heard()
+        port = free_port(socket.SOCK_STREAM)
+        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        reader, writer = await asyncio.open_connection(str(HERE), port)
+        silent = socket.create_connection((str(HERE), port))
+        for each in (writer.write, silent.sendall):
+            each(MESSAGE)
+        await until(lambda: len(heard.messages) == 2)
+        polite = next(flow for _, flow in heard.messages if flow.remote_port == writer.get_extra_info("sockname")[1])
+        heard.transport.send(b"the last of it", polite)
+        closing = asyncio.create_task(heard.transport.close())
+        assert await reader.read() == b"the last of it", "what was queued is sent before the FIN"
+        writer.close()
+        silent.sendall(MESSAGE)
+        begun = time.monotonic()
+        await closing
+        assert CLOSING / 2 < time.monotonic() - begun < 3 * CLOSING
+        assert len(heard.closed) == 2 and len(heard.messages) == 2, "what comes now is not looked at"
+        assert silent.recv(1) == b""
+        with pytest.raises(ConnectionError):
+            silent.sendall(MESSAGE)
+            silent.recv(1)
+        silent.close()
 
     within(run())
