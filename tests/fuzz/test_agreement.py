@@ -42,7 +42,7 @@ ENTRY = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(ENTRY, min_size=1, max_size=4))
 def test_known_templates_change_nothing(entries: list[str]) -> None:
     text = ", ".join(entries)

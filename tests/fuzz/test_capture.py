@@ -4,7 +4,7 @@ import io
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pcscf.capture.decryption import Closed, Decryption, KeyRing, Opened
@@ -42,7 +42,6 @@ def mutated(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
 
 
 @given(st.one_of(st.binary(max_size=300), mutated(st.just(FILE))))
-@settings(deadline=None)
 def test_files(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x"
@@ -59,7 +58,6 @@ FRAMES = st.one_of(st.binary(max_size=200), mutated(st.sampled_from(GOOD)))
 
 
 @given(st.lists(st.tuples(LINKS, FRAMES), max_size=4))
-@settings(deadline=None)
 def test_frames_esp_and_sip(taken: list[tuple[int, bytes]]) -> None:
     reassembly, decryption = Reassembly(), Decryption(KeyRing(map(line, SAS)))
     sip = SipReader(decryption)
@@ -79,7 +77,6 @@ SOUND = LINE + '","HMAC-SHA-1-96 [RFC2404]","0x' + "b6" * 20 + '"'
 
 
 @given(st.one_of(st.text(max_size=200), mutated(st.just(SOUND.encode())).map(lambda each: each.decode("latin-1"))))
-@settings(deadline=None)
 def test_key_files(text: str) -> None:
     lines, complaints = read(text)
     assert all(isinstance(each, SaLine) for each in lines)

@@ -247,7 +247,7 @@ def nothing_is_left(scene: Scene) -> None:
     assert_no_key(world)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.booleans(),
     st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 2), st.integers(0, 59)), min_size=8, max_size=60),

@@ -37,13 +37,13 @@ def read(body: bytes) -> RegInfo | None:
     return document
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_any_bytes(body: bytes) -> None:
     read(body)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(GOOD), st.data())
 def test_a_document_with_a_fault(body: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(body)))
@@ -52,13 +52,13 @@ def test_a_document_with_a_fault(body: bytes, data: st.DataObject) -> None:
     read(body[:start] + other + body[end:])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PIECE, max_size=12))
 def test_pieces(pieces: list[str]) -> None:
     read("".join(pieces).encode())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([*GOOD, *(body for body, _ in HOSTILE.values())]), max_size=8))
 def test_the_version_only_grows(bodies: list[bytes]) -> None:
     known = KnownState()

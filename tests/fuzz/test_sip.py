@@ -24,7 +24,7 @@ from tests.unit.sip.torture.invalid import INVALID
 from tests.unit.sip.torture.semantics import SEMANTICS
 from tests.unit.sip.torture.valid import VALID
 
-fuzz = settings(deadline=None, max_examples=150)
+fuzz = settings(max_examples=150)
 
 TOKEN_CHARS = string.ascii_letters + string.digits + "-.!%*_+`'~"
 tokens = st.text(TOKEN_CHARS, min_size=1, max_size=12)

@@ -297,7 +297,9 @@ def test_tcpdump_and_the_key_file_open_it_afterwards(running: Plant, tmp_path: P
     clear = tmp_path / "clear.pcapng"
     subprocess.run([*PCSCF, "decrypt", str(output), "-k", str(keys), "-o", str(clear)], check=True, capture_output=True)
     wanted = ["REGISTER", "401", "REGISTER", "200", "MESSAGE"]
-    assert sip(clear)[:5] == wanted
+    opened = sip(clear)
+    start = opened.index("REGISTER")  # under load the last answer to an earlier phone may come before it
+    assert opened[start : start + 5] == wanted
     config = tmp_path / "config"
     config.mkdir()
     shutil.copy(keys, config / "esp_sa")

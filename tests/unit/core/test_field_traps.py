@@ -188,7 +188,7 @@ def assert_no_key(world: World) -> None:
             assert bytes.fromhex(key)[:6] not in text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     params=st.lists(
         st.sampled_from(

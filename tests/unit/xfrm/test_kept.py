@@ -116,7 +116,7 @@ def test_a_file_that_cannot_count_begins_anew(damage: Callable[[bytes], bytes], 
 
 
 @given(damage=st.binary(min_size=1, max_size=SLOT - 1), at=st.integers(0, SLOT - 2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_place_harms_no_other(damage: bytes, at: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     kept = Kept(tmp_path_factory.mktemp("kept") / "sas")
     hurt, well = sa(1000, USUAL), sa(1001, USUAL)
