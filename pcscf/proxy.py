@@ -308,10 +308,7 @@ class Proxy:
                 continue
             why = "deregistered by the operator"
             self.registrar.unregister(each, why)
-            for sa_set in tuple(each.sets):
-                self.registrar.step(sa_set, SetEvent.SUPERSEDED, why)
-            self.registrar.admit_in_clear(each, None)
-            self.registrar.forget_if_idle(each)
+            self._end_sets(each, SetEvent.SUPERSEDED, why)
 
     def _ended(self, registration: Registration) -> None:
         """A contact is registered no more: its dialogs are discarded without signalling (TS 24.229 5.2.8.1.4)."""
@@ -344,7 +341,11 @@ class Proxy:
         """End an identity; with the last one the sets end, as soon as the UE can have heard of it (5.2.5.2)."""
         why = f"ended by the core: {event.value if event else 'terminated'}"
         if self.registrar.withdraw(registration, aor, why):
-            for sa_set in tuple(registration.sets):
-                self.registrar.step(sa_set, SetEvent.WITHDRAWN, why, linger=self.registrar.drain)
-            self.registrar.admit_in_clear(registration, None)
-            self.registrar.forget_if_idle(registration)
+            self._end_sets(registration, SetEvent.WITHDRAWN, why, linger=self.registrar.drain)
+
+    def _end_sets(self, registration: Registration, event: SetEvent, why: str, *, linger: float = 0.0) -> None:
+        """Nothing of a contact is served any more."""
+        for sa_set in tuple(registration.sets):
+            self.registrar.step(sa_set, event, why, linger=linger)
+        self.registrar.admit_in_clear(registration, None)
+        self.registrar.forget_if_idle(registration)

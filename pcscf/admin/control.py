@@ -1,8 +1,6 @@
 """The control socket: the API on a Unix socket that only the owner of the process may open."""
 
 import os
-import socket
-import stat
 from pathlib import Path
 
 from aiohttp import web
@@ -11,6 +9,7 @@ from pcscf import PcscfError
 from pcscf.admin.access import OwnerOnly
 from pcscf.admin.api import Service, application
 from pcscf.admin.operations import OPERATIONS
+from pcscf.unixsocket import clear_way
 
 
 class ControlError(PcscfError):
@@ -30,7 +29,7 @@ class Control:
         path = self._path
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            _clear_way(path)
+            clear_way(path)
             await self._runner.setup()
             mask = os.umask(0o177)
             try:
@@ -38,28 +37,10 @@ class Control:
             finally:
                 os.umask(mask)
         except OSError as error:
-            raise ControlError(
-                f"control socket {path}: {error.strerror}; set `control` to a place you may write"
-            ) from error
+            raise ControlError(f"control socket {path}: {error.strerror}; set `control` to another place") from error
         self._own = True
 
     async def stop(self) -> None:
         await self._runner.cleanup()
         if self._own:
             self._path.unlink(missing_ok=True)
-
-
-def _clear_way(path: Path) -> None:
-    """Remove the socket of a process that is gone; nothing else."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ControlError(f"control socket {path}: something else is there; set `control` to another place")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-            return
-    raise ControlError(f"control socket {path}: another P-CSCF is running with it")

@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +14,7 @@ from typing import Protocol
 from pcscf import PcscfError
 from pcscf.lab.bindings import ContactEvent
 from pcscf.lab.challenge import CoreFault
+from pcscf.unixsocket import clear_way
 
 LINE_OCTETS = 4096
 PATIENCE = 5.0
@@ -89,9 +89,9 @@ class Control:
 
     async def start(self) -> None:
         """Listen with mode 0600, in place of a core that is gone. Raises ControlError."""
-        _check_place(self._path)
         mask = os.umask(0o177)
         try:
+            clear_way(self._path)
             self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=LINE_OCTETS)
         except OSError as error:
             raise ControlError(f"control socket {self._path}: {error.strerror}") from error
@@ -136,18 +136,3 @@ def tell(path: Path, line: str) -> str:
     if word != "ok":
         raise ControlError(rest if word == "error:" else f"{path} gave no answer")
     return rest
-
-
-def _check_place(path: Path) -> None:
-    """Take the place of the socket of a process that is gone; of nothing else. Raises ControlError."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ControlError(f"control socket {path}: something else is there; choose another place")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return  # nobody listens: asyncio takes its place
-    raise ControlError(f"control socket {path}: another core is running with it")

@@ -45,6 +45,7 @@ SHELL = {
             "store",
             "tomlfile",
             "transport",
+            "unixsocket",
             "witness",
         )
     ),

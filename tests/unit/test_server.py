@@ -188,7 +188,7 @@ def test_control_socket(tmp_path: Path) -> None:
         journal = await client.journal()
         assert [row.decoded() for row in journal] == [record for _, record in server.journal.after(0)]
         assert await client.journal(after=journal[-1].number) == []
-        with pytest.raises(ControlError, match="another P-CSCF is running"):
+        with pytest.raises(ControlError, match="another process is running with it"):
             await Control(service_of(server, nothing_new), path).start()
         await control.stop()
         assert not path.exists()

@@ -95,7 +95,7 @@ def test_the_socket(tmp_path: Path) -> None:
             await asyncio.to_thread(tell, path, "x" * 9)
         with pytest.raises(ControlError, match="at most 4096 octets"):
             await asyncio.to_thread(tell, path, "y" * 10_000)
-        with pytest.raises(ControlError, match="another core is running"):
+        with pytest.raises(ControlError, match="another process is running with it"):
             await Control(path, str).start()
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"one\ntwo\n")
