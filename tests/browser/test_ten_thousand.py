@@ -24,7 +24,7 @@ URL = f"http://127.0.0.1:{PORT}"
 WITHIN = 0.200
 EVENTS = 100
 """Journal records a second; a refused message makes three."""
-SECONDS = 20
+SECONDS = 10
 SHARE = 0.05
 """Of a core, for five pages."""
 

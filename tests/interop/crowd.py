@@ -122,8 +122,7 @@ async def crowd(plan: CrowdPlan) -> AsyncIterator[Crowd]:
             await ues[-1].start()
         yield Crowd(ues, [ue.diary.mark for ue in ues])
     finally:
-        for ue in ues:
-            await ue.close()
+        await asyncio.gather(*(ue.close() for ue in ues))
         release(backend)
 
 

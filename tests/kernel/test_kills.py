@@ -6,4 +6,4 @@ from tests.interop.kills import killed
 
 
 def test_kills_leave_nothing_that_does_not_agree(tmp_path: Path, esp: str) -> None:
-    killed(tmp_path, 40, esp)
+    killed(tmp_path, 20, esp)
