@@ -11,7 +11,6 @@ LAB_PACKAGES := python3-venv iproute2 nftables util-linux
 TEST_PACKAGES := user-mode-linux kmod tshark tcpdump sngrep iptables systemd sip-tester chromium prometheus bind9-utils
 DOCKER_PACKAGES := docker.io docker-compose debootstrap iptables
 UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
-BESIDE := tests/interop/test_kills.py
 KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py test_restart.py \
   test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
@@ -41,8 +40,8 @@ test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
 	@echo "== interoperation, the page in a browser; beside them ESP of the kernel and unit tests, whose output follows"
 	@{ $(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) && \
-	  $(VENV)/bin/pytest -q --color=no tests/unit tests/fuzz $(BESIDE); } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
-	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD) $(BESIDE)); native=$$?; \
+	  $(VENV)/bin/pytest -q --color=no tests/unit tests/fuzz; } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
+	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
 	wait $$kernel; status=$$?; cat $(KERNEL_OUTPUT); [ $$native = 0 ] && [ $$status = 0 ]
 	@echo "== ESP of the userspace backend"
 	$(VENV)/bin/pytest -q tests/kernel --esp=userspace

@@ -1,6 +1,5 @@
 """What can be asked of a running P-CSCF, and what it can be told to do: the table of the API."""
 
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -307,7 +306,7 @@ async def _stream(call: Call) -> web.StreamResponse:
         raise Refused(400, f"there is no kind {sorted(unknown)[0]}; there are {', '.join(sorted(known))}")
     client = Client(kinds or known, find(call.inside, query.ue) if query.ue else None)
     hello = {
-        "pid": os.getpid(),
+        "started": call.inside.started,
         "number": call.inside.journal.written,
         "epoch": time.time() - call.now,
         "scope": call.scope.name.lower(),

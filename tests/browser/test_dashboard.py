@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -194,12 +195,16 @@ def test_traces_are_taken_away(page: Page, running: Plant, tmp_path: Path) -> No
     assert "taken away" in (tmp_path / "ue.html").read_text()
 
 
-def test_what_strangers_say_is_only_text(page: Page, running: Plant) -> None:
-    name = "<img src=x onerror=window.owned=1>"
+NAME = "<img src=x onerror=window.owned=1>"
+
+
+@contextmanager
+def stranger(running: Plant, call_id: str) -> Iterator[None]:
+    """A REGISTER of somebody whose name is markup."""
     request = (
-        "REGISTER sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 10.45.0.2:5099;branch=z9hG4bKx1\r\nMax-Forwards: 70\r\n"
-        "From: <sip:x@x>;tag=1\r\nTo: <sip:x@x>\r\nCall-ID: <b>x</b>\r\nCSeq: 1 REGISTER\r\n"
-        f'Authorization: Digest username="{name}",realm="x",uri="sip:x",nonce="",response=""\r\n'
+        f"REGISTER sip:x SIP/2.0\r\nVia: SIP/2.0/UDP 10.45.0.2:5099;branch=z9hG4bK{call_id}\r\nMax-Forwards: 70\r\n"
+        f"From: <sip:x@x>;tag=1\r\nTo: <sip:x@x>\r\nCall-ID: <b>{call_id}</b>\r\nCSeq: 1 REGISTER\r\n"
+        f'Authorization: Digest username="{NAME}",realm="x",uri="sip:x",nonce="",response=""\r\n'
         "Security-Client: ipsec-3gpp;alg=hmac-sha-1-96;ealg=null;prot=esp;mod=trans;spi-c=901;spi-s=902;"
         "port-c=39001;port-s=39000\r\nRequire: sec-agree\r\nProxy-Require: sec-agree\r\n"
         "Contact: <sip:10.45.0.2:5099>\r\nContent-Length: 0\r\n\r\n"
@@ -209,11 +214,49 @@ def test_what_strangers_say_is_only_text(page: Page, running: Plant) -> None:
     with sender:
         sender.bind(("10.45.0.2", 5099))
         sender.sendto(request.encode(), ("10.45.0.1", 5060))
+        yield
+
+
+def test_what_strangers_say_is_only_text(page: Page, running: Plant) -> None:
+    with stranger(running, "x1"):
         problem = page.locator("#problems li", has_text="onerror").first
         expect(problem).to_contain_text("<img src=x")
-    page.evaluate(f"location.hash = '#/ue/' + encodeURIComponent({name + '~10.45.0.2'!r})")
+    page.evaluate(f"location.hash = '#/ue/' + encodeURIComponent({NAME + '~10.45.0.2'!r})")
     expect(page.locator("#ladder .arrow").first).to_be_visible()
     assert page.evaluate("window.owned") is None
+
+
+LATE = """
+() => {
+  const real = window.fetch;
+  window.late = [];
+  window.fetch = async (path, ...rest) => {
+    const answer = await real(path, ...rest);
+    if (path.startsWith("/api/journal")) await new Promise((go) => window.late.push(go));
+    return answer;
+  };
+}
+"""
+
+
+def test_a_list_that_comes_late_takes_nothing_away(page: Page, running: Plant) -> None:
+    """What the stream brought meanwhile stays, and nothing is there twice."""
+    expect(page.locator("#link")).to_have_text("live")
+    page.evaluate(LATE)
+    page.evaluate("location.hash = '#/again'")
+    for _ in range(200):
+        if page.evaluate("late.length") > 1:  # one when the view is made, one when the stream is there
+            break
+        page.wait_for_timeout(50)
+    else:
+        pytest.fail("the list was not asked for twice")
+    with stranger(running, "x2"):
+        expect(page.locator("#problems li", has_text="onerror")).to_have_count(1)
+    page.evaluate("late.forEach(go => go())")
+    page.wait_for_timeout(500)
+    numbers = page.locator("#problems li").evaluate_all("all => all.map(each => Number(each.dataset.number))")
+    assert numbers == sorted(set(numbers), reverse=True)
+    expect(page.locator("#problems li", has_text="onerror").first).to_be_visible()
 
 
 def test_dark_small_and_by_keyboard(opened: Opener, running: Plant) -> None:

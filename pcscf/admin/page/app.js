@@ -144,7 +144,6 @@ class Overview {
       samples = await get("/api/samples");
       this.draw();
       const problems = await get("/api/journal", { kind: "problem", newest: true, limit: PROBLEMS });
-      $("problems").replaceChildren();
       for (const row of problems.reverse()) this.problem(row);
       await Promise.all([this.list(), this.hops()]);
     });
@@ -257,15 +256,19 @@ class Overview {
     await this.hops();
   }
 
+  // The newest first. What the stream brings may be newer than the list that was asked for before it.
   problem(row) {
     const list = $("problems");
+    const older = [...list.children].find((each) => Number(each.dataset.number) <= row.number);
+    if (older && Number(older.dataset.number) === row.number) return;
     $("no-problems").hidden = true;
     const item = document.createElement("li");
+    item.dataset.number = row.number;
     item.append(text("time", "", clock(row.record.at + (hello ? hello.epoch : 0))));
     const whose = row.record.impi.split("@")[0] || (row.record.flow && row.record.flow[4]);
     if (whose) item.append(text("strong", "", whose), " ");
     item.append(row.record.detail);
-    list.prepend(item);
+    list.insertBefore(item, older || null);
     while (list.children.length > PROBLEMS) list.lastChild.remove();
   }
 }
@@ -424,7 +427,7 @@ const listen = () => {
     view.stream,
     (type, payload) => {
       if (type === "hello") {
-        const anew = hello && hello.pid !== payload.pid;
+        const anew = hello && hello.started !== payload.started;
         hello = payload;
         if (anew) notice("the P-CSCF was started anew");
         if (anew) show();
