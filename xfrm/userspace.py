@@ -298,9 +298,7 @@ class Userspace:
         """See Backend. Raises KernelError; what was closed until then stays closed until `close`."""
         if address.is_unspecified:
             raise KernelError(errno.EADDRNOTAVAIL, index=0, operation=f"protecting {address}", text="name one address")
-        if self._kept is not None:
-            for left in self._kept.earlier():
-                self._kept.free(left.slot)
+        self.adopt(())  # what an earlier run left and nobody took over goes
         gateway = self._gateway(address)
         gateway.divert.protect(ports)
         self._work[gateway.divert.tun] = gateway.seal_waiting

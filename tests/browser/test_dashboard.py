@@ -298,8 +298,7 @@ def test_the_page_comes_back_when_the_proxy_was_restarted(opened: Opener, runnin
     page.evaluate("window.same = true")
     running.kill("pcscf")
     expect(page.locator("#link")).not_to_have_text("live")
-    control = str(running.folder / "control.sock")
-    running.started("again", "pcscf", "run", f"--config={CONFIG}", PCSCF_CONTROL=control)
+    running.started("again", "pcscf", "run", f"--config={CONFIG}", **running.settings)
     expect(page.locator("#link")).to_have_text("live")
     expect(page.locator("#notice")).to_have_text("the P-CSCF was started anew")
     with Phone(running, "grace", user(2), "10.45.0.3") as phone:

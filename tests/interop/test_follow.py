@@ -72,8 +72,7 @@ def test_the_ladder_is_followed(tmp_path: Path) -> None:
             assert "REGISTER" not in text and '"401 ' not in text
         running.kill("pcscf")
         until(everybody, "waiting for it to come back")
-        control = str(tmp_path / "control.sock")
-        running.started("again", "pcscf", "run", f"--config={CONFIG}", PCSCF_CONTROL=control)
+        running.started("again", "pcscf", "run", f"--config={CONFIG}", **running.settings)
         with Phone(running, "third", user(3), "10.45.0.4") as third:
             third.ok("register")
             until(everybody, "the P-CSCF was started anew", "UE 10.45.0.4")

@@ -32,11 +32,6 @@ def limit_files(agent: Agent, size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "sas"

@@ -137,8 +137,7 @@ def test_a_killed_p_cscf_leaks_nothing_and_starts_again(running: Plant) -> None:
     config = f"--config={running.folder / 'pcscf.toml'}"
     (running.folder / "pcscf.toml").write_text(CONFIG.read_text())
     # Without the store: with it the kernel's SAs would be taken over, see test_restart.
-    control = str(running.folder / "control.sock")
-    running.started("again", "pcscf", "run", config, PCSCF_CONTROL=control, PCSCF_STORE__ENABLED="false")
+    running.started("again", "pcscf", "run", config, **{**running.settings, "PCSCF_STORE__ENABLED": "false"})
     assert not running.sas() and "sport 5104" not in running.execute("pcscf", "ip", "xfrm", "state", "list")
     assert len(standing_rules(running)) == len(guarded)
     with registered(running, plan(running, [ue(1, PAIRS[0], tcp=False, address="10.45.0.2")])) as said:

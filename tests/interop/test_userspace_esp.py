@@ -32,11 +32,6 @@ def world() -> Iterator[World]:
         yield made
 
 
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 def traces(peer: Peer) -> list[str]:
     """Every link, rule, route and packet filter of a namespace."""
     commands = ("ip -o link", "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all")

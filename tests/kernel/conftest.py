@@ -67,8 +67,3 @@ def kernel_world(own_world: World) -> World:
     """A world to break, for what only XFRM has; nothing is protected in the P-CSCF's namespace."""
     own_world.p(Agent.close)
     return own_world
-
-
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def version(request: pytest.FixtureRequest) -> int:
-    return int(request.param)

@@ -42,6 +42,13 @@ def free_port(kind: socket.SocketKind) -> int:
         return port
 
 
+async def listening() -> tuple[Heard, int]:
+    """A transport that takes TCP connections, and the port."""
+    heard, port = Heard(), free_port(socket.SOCK_STREAM)
+    await heard.transport.listen_tcp(HERE, port, Interface.GM)
+    return heard, port
+
+
 def within(work: Coroutine[object, object, None]) -> None:
     """Run it; a test that would wait for ever fails instead."""
     asyncio.run(asyncio.wait_for(work, 20))
@@ -93,9 +100,7 @@ def test_a_second_instance_cannot_steal_a_port() -> None:
 
 def test_a_stream_in_pieces_with_keepalives() -> None:
     async def run() -> None:
-        heard = Heard()
-        port = free_port(socket.SOCK_STREAM)
-        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        heard, port = await listening()
         reader, writer = await asyncio.open_connection(str(HERE), port)
         for piece in (MESSAGE[:30], MESSAGE[30:] + b"\r\n\r\n" + MESSAGE[:5], MESSAGE[5:]):
             writer.write(piece)
@@ -118,9 +123,7 @@ def test_a_stream_in_pieces_with_keepalives() -> None:
 
 def test_a_stream_that_is_no_sip_is_closed() -> None:
     async def run() -> None:
-        heard = Heard()
-        port = free_port(socket.SOCK_STREAM)
-        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        heard, port = await listening()
         reader, writer = await asyncio.open_connection(str(HERE), port)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert await reader.read() == b""
@@ -183,9 +186,7 @@ def test_connections_of_one_source_are_bounded() -> None:
 
 def test_a_peer_that_does_not_read_is_given_up() -> None:
     async def run() -> None:
-        heard = Heard()
-        port = free_port(socket.SOCK_STREAM)
-        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        heard, port = await listening()
         silent = socket.create_connection((str(HERE), port))
         silent.sendall(MESSAGE)
         await until(lambda: heard.messages)
@@ -204,9 +205,7 @@ def test_no_connection_outlives_the_end() -> None:
     """One peer answers our FIN, the other leaves it unanswered and sends on: a reset is all it gets."""
 
     async def run() -> None:
-        heard = Heard()
-        port = free_port(socket.SOCK_STREAM)
-        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        heard, port = await listening()
         reader, writer = await asyncio.open_connection(str(HERE), port)
         silent = socket.create_connection((str(HERE), port))
         for each in (writer.write, silent.sendall):
