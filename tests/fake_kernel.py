@@ -1,27 +1,39 @@
 """A kernel of dictionaries: holds SAs as the real backends do, encrypts nothing, refuses what it is told to."""
 
 import errno
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from xfrm.model import IPAddress, KernelError, PortRange, Sa, SaId, SaRecord
+from xfrm.model import IPAddress, KernelError, Loss, PortRange, Sa, SaId, SaRecord
 
 
 @dataclass
 class FakeKernel:
-    """Implements `xfrm.backend.Backend`. `refuse`: the place in the next batch that is refused."""
+    """Implements `xfrm.backend.Backend`. `refuse`: the place in the next batch that is refused.
+
+    `guarded`: address and port of each socket that was; `losses`: what the next look at the guards finds.
+    """
 
     name: str = "fake"
     sas: dict[SaId, Sa] = field(default_factory=dict)
     lifetimes: dict[SaId, int] = field(default_factory=dict)
     protected: list[tuple[IPAddress, tuple[PortRange, ...]]] = field(default_factory=list)
+    guarded: list[tuple[str, int]] = field(default_factory=list)
+    losses: tuple[Loss, ...] = ()
     refuse: int | None = None
     batches: int = 0
     closed: bool = False
 
     def protect(self, address: IPAddress, ports: Sequence[PortRange]) -> None:
         self.protected.append((address, tuple(ports)))
+
+    def guard(self, guarded: socket.socket) -> None:
+        self.guarded.append(guarded.getsockname()[:2])
+
+    def restore(self) -> tuple[Loss, ...]:
+        return self.losses
 
     def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
         return {each: time.time() + self.lifetimes[each] for each in ids if each in self.sas}

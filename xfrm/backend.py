@@ -3,12 +3,13 @@
 `Kernel` lets Linux XFRM do ESP; `Userspace` does it in this process where the kernel has no ESP.
 """
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from xfrm.model import IPAddress, PortRange, Sa, SaId, SaRecord
+from xfrm.model import IPAddress, Loss, PortRange, Sa, SaId, SaRecord
 
 BackendName = Literal["auto", "kernel", "userspace"]
 
@@ -26,6 +27,19 @@ class Backend(Protocol):
         Takes over what an earlier run of the same address and ports left behind, removes that run's SAs,
         and touches nobody else's. Call it after the sockets are bound: the bind is the proof of ownership.
         Raises KernelError.
+        """
+
+    def guard(self, guarded: socket.socket) -> None:
+        """Let nothing but ESP in or out of a socket that is bound to a protected port, whatever becomes of `protect`.
+
+        The second guard, on the socket itself; what a listening socket accepts inherits it. Datagrams that are waiting
+        came before it. Raises KernelError.
+        """
+
+    def restore(self) -> tuple[Loss, ...]:
+        """Look whether all that `protect` set up is there, and put back what is not; what was gone. Ask every second.
+
+        Until then nothing has passed: `guard` holds meanwhile. Never blocks; raises nothing.
         """
 
     def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
@@ -65,7 +79,10 @@ class Backend(Protocol):
         """File descriptors that `process` wants to hear about when readable (none for the kernel)."""
 
     def process(self, fileno: int) -> None:
-        """Move the packets waiting on one of `filenos`; bounded work per call, never blocks."""
+        """Move the packets waiting on one of `filenos`; bounded work per call, never blocks.
+
+        Raises XfrmError when nothing can come of this descriptor any more: do not wait for it again.
+        """
 
     def leave(self) -> None:
         """End as `close` does, but let what can stay without this process stay for the next run, failing closed."""

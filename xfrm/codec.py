@@ -266,8 +266,25 @@ def sad_info() -> bytes:
 
 def new_policy(policy: Policy, reqid: int) -> bytes:
     """Payload of NEWPOLICY and UPDPOLICY: the one template is required, which keeps clear text out."""
-    template = _ID.pack(_ANY, 0, IPPROTO_ESP) + _TEMPLATE_REST.pack(
-        _FAMILY[policy.address.version],
+    info = _policy_selector(policy) + _policy_info(policy.direction)
+    return info + _attribute(Attribute.TMPL, _template(policy.address.version, reqid))
+
+
+def socket_policy(version: int, direction: Direction, reqid: int) -> bytes:
+    """Value of IP_XFRM_POLICY and IPV6_XFRM_POLICY: all that a socket receives, or sends, is in required ESP."""
+    anything = _SELECTOR_ADDRESSES.pack(_ANY, _ANY, 0, 0, 0, 0) + _SELECTOR_REST.pack(_FAMILY[version], 0, 0, 0, 0, 0)
+    return anything + _policy_info(direction) + _template(version, reqid)
+
+
+def _policy_info(direction: Direction) -> bytes:
+    """xfrm_userpolicy_info after its selector."""
+    return _NO_LIMITS + _NOTHING_YET + _POLICY_REST.pack(PRIORITY, 0, _DIRECTION[direction], 0, 0, 0)
+
+
+def _template(version: int, reqid: int) -> bytes:
+    """ESP in transport mode of any SA with this reqid, and nothing without."""
+    return _ID.pack(_ANY, 0, IPPROTO_ESP) + _TEMPLATE_REST.pack(
+        _FAMILY[version],
         _ANY,
         reqid,
         _MODE_TRANSPORT,
@@ -276,15 +293,6 @@ def new_policy(policy: Policy, reqid: int) -> bytes:
         _ALL_ALGORITHMS,
         _ALL_ALGORITHMS,
         _ALL_ALGORITHMS,
-    )
-    return b"".join(
-        (
-            _policy_selector(policy),
-            _NO_LIMITS,
-            _NOTHING_YET,
-            _POLICY_REST.pack(PRIORITY, 0, _DIRECTION[policy.direction], 0, 0, 0),
-            _attribute(Attribute.TMPL, template),
-        )
     )
 
 
@@ -420,4 +428,15 @@ def policy_reqids(payload: bytes) -> tuple[int, ...]:
         for kind, value in _attributes(payload, _POLICY_SIZE)
         if kind == Attribute.TMPL
         for at in range(0, len(value) - _TEMPLATE_SIZE + 1, _TEMPLATE_SIZE)
+    )
+
+
+def holds(payload: bytes, policy: Policy, reqid: int) -> bool:
+    """Whether a NEWPOLICY message is this very policy, and still asks for what we asked."""
+    _, _, direction, action, _, _ = _POLICY_REST.unpack_from(payload, _POLICY_REST_AT)
+    templates = [value for kind, value in _attributes(payload, _POLICY_SIZE) if kind == Attribute.TMPL]
+    return (
+        payload[:_SELECTOR_SIZE] == _policy_selector(policy)
+        and (direction, action) == (_DIRECTION[policy.direction], 0)
+        and templates == [_template(policy.address.version, reqid)]
     )

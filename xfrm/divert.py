@@ -17,17 +17,17 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import socket
 import struct
 import subprocess
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from xfrm.model import IPAddress, KernelError, PortRange
+from xfrm.model import IPAddress, KernelError, Loss, PortRange
 from xfrm.netlink import Channel, Request
+from xfrm.nftables import Tables
 from xfrm.rtnetlink import (
     NETLINK_ROUTE,
     Rule,
@@ -35,10 +35,12 @@ from xfrm.rtnetlink import (
     all_rules,
     default_route,
     delete_rule,
+    leaves_by,
     link_up,
     link_without_addresses,
     no_link_at_all,
     parse_rule,
+    route_of,
     unreachable,
 )
 
@@ -57,6 +59,9 @@ TCP: Final = 6
 UDP: Final = 17
 
 RULE_PRIORITY: Final = 3320
+_CHAINS: Final = ("input", "output")
+_SOMEWHERE: Final[dict[int, IPAddress]] = {4: IPv4Address("192.0.2.1"), 6: IPv6Address("2001:db8::1")}
+"""A destination that nobody is at (RFC 5737, RFC 3849): the way there shows the way of all."""
 _TABLES: Final = 0x4000_0000
 _IDENTITIES: Final = 1 << 28
 
@@ -111,7 +116,12 @@ class Divert:
         self._raw: socket.socket | None = None
         self._ports: list[PortRange] = []
         self._identity = 0
+        self._link = 0
         self._channel = Channel(NETLINK_ROUTE)
+        self._filter = Tables()
+        self._generation = b""
+        """Of all tables, when ours was seen to be as we made it."""
+        self._fingerprint = b""
 
     @property
     def name(self) -> str:
@@ -137,40 +147,121 @@ class Divert:
             _nft(f"closing ports {_text(new)}", "--file", "-", script=_filter_rules(self.name, self.address, new))
         else:
             self._open(new)
-        self._batch(f"routing ports {_text(new)}", [add_rule(each) for each in self._rules(new)], but=errno.EEXIST)
+        self._fingerprint = self._read_filter()
+        self._add_rules(new)
         self._ports += new
 
+    def _add_rules(self, ports: Sequence[PortRange]) -> None:
+        self._batch(f"routing ports {_text(ports)}", [add_rule(each) for each in self._rules(ports)], but=errno.EEXIST)
+
     def _open(self, ports: Sequence[PortRange]) -> None:
-        version = self.address.version
         self._identity = _identify(self.address, ports)
         abandoned = self._abandoned(ports)
         self.tun = _open_tun(self.name)
-        script = _filter_table(self.name) + _filter_rules(self.name, self.address, ports)
-        _nft(f"closing ports {_text(ports)} of {self.address}", "--file", "-", script=script)
-        udp_table, tcp_table = _tables(self._identity)
-        last = [unreachable(version, table) for table in (udp_table, tcp_table)]
-        self._batch("adding an unreachable route", last, but=errno.EEXIST)
-        index = socket.if_nametoindex(self.name)
-        self._channel.batch([link_without_addresses(index)])
-        self._batch(f"bringing up {self.name}", [link_up(index, mtu=TUN_MTU, queue=TUN_QUEUE)])
-        if version == 6:
-            with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{self.name}/disable_ipv6", "w") as file:
-                file.write("0")
-        routes = [
-            default_route(version, udp_table, index),
-            default_route(version, tcp_table, index, mtu=TCP_MTU, advmss=TCP_ADVMSS),
-        ]
-        self._batch(f"routing into {self.name}", routes)
+        self._link = socket.if_nametoindex(self.name)
+        self._close_ports(ports)
+        self._add_last_routes()
+        self._channel.batch([link_without_addresses(self._link)])
+        self._bring_up()
         self._raw = _open_raw(self.address)
         for identity in abandoned:
             self._remove(identity)
 
+    def _close_ports(self, ports: Sequence[PortRange]) -> None:
+        """Make the packet filter anew."""
+        script = _filter_table(self.name) + _filter_rules(self.name, self.address, ports)
+        _nft(f"closing ports {_text(ports)} of {self.address}", "--file", "-", script=script)
+
+    def _add_last_routes(self) -> None:
+        last = [unreachable(self.address.version, table) for table in _tables(self._identity)]
+        self._batch("adding an unreachable route", last, but=errno.EEXIST)
+
+    def _bring_up(self) -> None:
+        """Have the TUN carry what the two routing tables get."""
+        version = self.address.version
+        self._batch(f"bringing up {self.name}", [link_up(self._link, mtu=TUN_MTU, queue=TUN_QUEUE)])
+        if version == 6:
+            with contextlib.suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{self.name}/disable_ipv6", "w") as file:
+                file.write("0")
+        udp_table, tcp_table = _tables(self._identity)
+        routes = [
+            default_route(version, udp_table, self._link),
+            default_route(version, tcp_table, self._link, mtu=TCP_MTU, advmss=TCP_ADVMSS),
+        ]
+        self._batch(f"routing into {self.name}", routes, but=errno.EEXIST)
+
+    def restore(self) -> list[Loss]:
+        """Put back what somebody took away of the packet filter, the rules and the routes; what it was.
+
+        A TUN that is gone does not come back: the sockets are bound to it, and stay closed.
+        """
+        if self.tun < 0:
+            return []
+        try:
+            there = socket.if_nametoindex(self.name) == self._link
+        except OSError:
+            there = False
+        if not there:
+            return [Loss(f"device {self.name} of {self.address}", "it cannot be made anew; restart to serve again")]
+        losses = []
+        for what, is_there, put_back in (
+            ("packet filter", self._is_filtered, self._filter_again),
+            ("way into " + self.name, self._is_routed, self._route_again),
+        ):
+            try:
+                if is_there():
+                    continue
+                put_back()
+                error = "" if is_there() else "it was put back, and is gone again"
+            except OSError as refusal:
+                error = refusal.strerror or str(refusal)
+            losses.append(Loss(f"{what} for {self.address} ports {_text(self._ports)}", error))
+        return losses
+
+    def _is_filtered(self) -> bool:
+        generation = self._filter.generation()
+        if generation == self._generation:
+            return True
+        if self._read_filter() != self._fingerprint:
+            return False
+        self._generation = generation
+        return True
+
+    def _filter_again(self) -> None:
+        self._close_ports(self._ports)
+        self._fingerprint = self._read_filter()
+
+    def _read_filter(self) -> bytes:
+        """Raises KernelError."""
+        try:
+            return self._filter.fingerprint(self.name, _CHAINS)
+        except OSError as error:
+            operation = f"reading the packet filter of {self.address}"
+            raise KernelError(error.errno or errno.EIO, index=0, operation=operation, text=str(error)) from error
+
+    def _is_routed(self) -> bool:
+        """Whether packets from the protected ports would go into the TUN."""
+        somewhere = _SOMEWHERE[self.address.version]
+        asked = [
+            route_of(self.address, somewhere, protocol, port)
+            for each in self._ports
+            for port in (each.first, each.first + each.count - 1)
+            for protocol in (UDP, TCP)
+        ]
+        answers = self._channel.batch(asked)
+        return all(not answer.errno and leaves_by(answer.payload) == self._link for answer in answers)
+
+    def _route_again(self) -> None:
+        self._add_last_routes()
+        self._bring_up()
+        self._add_rules(self._ports)
+
     def clear_drops(self) -> int:
-        """How many packets came to the protected ports in clear and were dropped. Runs `nft`: some milliseconds."""
-        listing = _nft("reading the counter", "list", "counter", "inet", self.name, "clear_in")
-        found = re.search(r"packets (\d+)", listing)
-        assert found is not None, listing
-        return int(found[1])
+        """How many packets came to the protected ports in clear and were dropped; 0 while the filter is gone."""
+        try:
+            return self._filter.packets(self.name, "clear_in")
+        except FileNotFoundError:
+            return 0
 
     def close(self) -> None:
         """Undo everything: from here on the ports are ordinary ports. Raises KernelError."""
@@ -183,6 +274,7 @@ class Divert:
     def leave(self) -> None:
         """Let go of the ports as a killed process does: they stay closed."""
         self._channel.close()
+        self._filter.close()
         if self._raw is not None:
             self._raw.close()
             self._raw = None
@@ -327,8 +419,7 @@ def _filter_rules(name: str, address: IPAddress, ports: Sequence[PortRange]) -> 
         f'iifname != "{name}" counter name clear_in drop\n'
         for part in parts
     ) + (
-        f"add rule inet {name} output {ip} saddr {address} {clear} th sport {{ {numbers} }} "
-        f'oifname != "{name}" counter drop\n'
+        f'add rule inet {name} output {ip} saddr {address} {clear} th sport {{ {numbers} }} oifname != "{name}" drop\n'
     )
 
 

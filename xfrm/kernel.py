@@ -10,13 +10,14 @@ Nobody else's IPsec is touched: never a flush, never a state of another reqid or
 import contextlib
 import errno
 import os
+import socket
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Final
 
-from xfrm import codec
+from xfrm import codec, guard
 from xfrm.algorithms import ENCRYPTION, INTEGRITY, Encryption, Integrity, Pair
 from xfrm.codec import Identity, Message, UnknownState
 from xfrm.model import (
@@ -25,6 +26,7 @@ from xfrm.model import (
     IPAddress,
     KernelError,
     Key,
+    Loss,
     Policy,
     PortRange,
     Sa,
@@ -108,6 +110,23 @@ class Kernel:
         if answer.errno:
             operation = f"policy {policy.direction} for {policy.address} ports {policy.ports}"
             raise KernelError(answer.errno, index=index, operation=operation, text=answer.text)
+
+    def guard(self, guarded: socket.socket) -> None:
+        """See Backend: a policy of the socket's own, which no flush of policies removes."""
+        guard.require_esp(guarded, self._reqid)
+
+    def restore(self) -> tuple[Loss, ...]:
+        """See Backend. One netlink message for each policy."""
+        answers = self._requests.batch([Request(Message.GETPOLICY, codec.policy_id(each)) for each in self._policies])
+        losses = []
+        for policy, answer in zip(self._policies, answers, strict=True):
+            if not answer.errno and codec.holds(answer.payload, policy, self._reqid):
+                continue
+            # Whoever put something else in its place: the selector was ours first.
+            put_back = self._ask(Message.UPDPOLICY, codec.new_policy(policy, self._reqid))
+            error = (put_back.text or os.strerror(put_back.errno)) if put_back.errno else ""
+            losses.append(Loss(f"policy {policy.direction} for {policy.address} ports {policy.ports}", error))
+        return tuple(losses)
 
     def install(self, sas: Sequence[Sa]) -> None:
         """Add all of `sas` or none. Raises KernelError naming the first the kernel refused."""

@@ -146,6 +146,13 @@ class Policy:
     ports: PortRange
 
 
+class Loss(NamedTuple):
+    """Something that guards protected ports was found gone: `what`, and why it could not be put back ("": it was)."""
+
+    what: str
+    error: str = ""
+
+
 class XfrmError(OSError):
     """Base of what a backend raises. `errno` is set where a system call said so."""
 

@@ -18,8 +18,10 @@ NETLINK_ROUTE: Final = 0
 
 _RTM_DELLINK: Final = 17
 _RTM_SETLINK: Final = 19
+_RTM_GETADDR: Final = 22
 _RTM_NEWROUTE: Final = 24
 _RTM_DELROUTE: Final = 25
+_RTM_GETROUTE: Final = 26
 _RTM_NEWRULE: Final = 32
 _RTM_DELRULE: Final = 33
 _RTM_GETRULE: Final = 34
@@ -32,6 +34,8 @@ _ROUTE: Final = struct.Struct("=8BI")  # rtmsg and fib_rule_hdr have the same la
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _WORD: Final = struct.Struct("=I")
 _PORTS: Final = struct.Struct("=HH")
+_PORT: Final = struct.Struct("!H")
+_ANY_PORT: Final = 9
 
 _IFF_UP: Final = 1
 _IFLA_MTU: Final = 4
@@ -43,10 +47,15 @@ _RP_FILTER_LOOSE: Final = 2
 _IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _IN6_ADDR_GEN_MODE_NONE: Final = 1
 
+_RTA_DST: Final = 1
+_RTA_SRC: Final = 2
 _RTA_OIF: Final = 4
 _RTA_PRIORITY: Final = 6
 _RTA_METRICS: Final = 8
 _RTA_TABLE: Final = 15
+_RTA_IP_PROTO: Final = 27
+_RTA_SPORT: Final = 28
+_RTA_DPORT: Final = 29
 _RTAX_MTU: Final = 2
 _RTAX_ADVMSS: Final = 8
 _RTPROT_STATIC: Final = 4
@@ -54,6 +63,10 @@ _RT_SCOPE_UNIVERSE: Final = 0
 _RT_SCOPE_LINK: Final = 253
 _RTN_UNICAST: Final = 1
 _RTN_UNREACHABLE: Final = 7
+
+_IFADDR: Final = struct.Struct("=BBBBI")  # ifaddrmsg: family prefixlen flags scope index
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
 
 _FRA_SRC: Final = 2
 _FRA_PRIORITY: Final = 6
@@ -72,6 +85,18 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 def _nested(kind: int, *attributes: bytes) -> bytes:
     return _attribute(kind | _NLA_F_NESTED, b"".join(attributes))
+
+
+def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
+    """The attributes of a message after its structure, by number; of equal ones the last."""
+    found: dict[int, bytes] = {}
+    while offset + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind] = payload[offset + _ATTRIBUTE.size : offset + length]
+        offset += length + -length % 4
+    return found
 
 
 def _family(address: IPAddress) -> int:
@@ -126,6 +151,26 @@ def unreachable(version: int, table: int, *, remove: bool = False) -> Request:
     return Request(_RTM_NEWROUTE, payload, _NLM_F_CREATE | _NLM_F_EXCL)
 
 
+def route_of(source: IPAddress, destination: IPAddress, protocol: int, source_port: int) -> Request:
+    """Ask by which link a packet from one of our addresses and ports would leave; the answer is for `leaves_by`."""
+    family, width = _family(source), 8 * len(source.packed)
+    payload = (
+        _ROUTE.pack(family, width, width, 0, 0, 0, 0, 0, 0)
+        + _attribute(_RTA_DST, destination.packed)
+        + _attribute(_RTA_SRC, source.packed)
+        + _attribute(_RTA_IP_PROTO, bytes([protocol]))
+        + _attribute(_RTA_SPORT, _PORT.pack(source_port))
+        + _attribute(_RTA_DPORT, _PORT.pack(_ANY_PORT))
+    )
+    return Request(_RTM_GETROUTE, payload)
+
+
+def leaves_by(payload: bytes) -> int:
+    """The index of the link in an answer to `route_of`; 0 when it names none."""
+    link = _attributes(payload, _ROUTE.size).get(_RTA_OIF)
+    return int(_WORD.unpack(link)[0]) if link else 0
+
+
 def _route(version: int, table: int, scope: int, kind: int) -> bytes:
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     header = _ROUTE.pack(family, 0, 0, 0, 0, _RTPROT_STATIC, scope, kind, 0)
@@ -178,14 +223,7 @@ def all_rules(version: int) -> Request:
 
 def parse_rule(payload: bytes) -> Rule | None:
     """Read a rule; None for one of another kind than ours."""
-    attributes: dict[int, bytes] = {}
-    offset = _ROUTE.size
-    while offset + _ATTRIBUTE.size <= len(payload):
-        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        attributes[kind] = payload[offset + _ATTRIBUTE.size : offset + length]
-        offset += length + -length % 4
+    attributes = _attributes(payload, _ROUTE.size)
     try:
         first, last = _PORTS.unpack(attributes[_FRA_SPORT_RANGE])
         return Rule(
@@ -198,3 +236,18 @@ def parse_rule(payload: bytes) -> Rule | None:
         )
     except KeyError:
         return None
+
+
+def all_addresses() -> Request:
+    """Ask for the addresses of every link. Each answer is for `parse_address`."""
+    return Request(_RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+
+
+def parse_address(payload: bytes) -> tuple[IPAddress, int] | None:
+    """An address of this host and the index of its link; None for another family."""
+    family, _, _, _, index = _IFADDR.unpack_from(payload)
+    attributes = _attributes(payload, _IFADDR.size)
+    packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+    if family not in (socket.AF_INET, socket.AF_INET6) or packed is None:
+        return None
+    return ip_address(packed), index

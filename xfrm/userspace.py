@@ -15,14 +15,16 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from math import inf
 from time import monotonic, time
 from typing import Final
 
+from xfrm import guard
 from xfrm.divert import TCP, UDP, Divert, missing
 from xfrm.esp import IntegrityFailure, Malformed, Opener, Replayed, Sealer, SequenceExhausted
 from xfrm.kept import Kept, Resumed
-from xfrm.model import BackendUnavailable, IPAddress, KernelError, PortRange, Sa, SaId, SaRecord
+from xfrm.model import BackendUnavailable, IPAddress, KernelError, Loss, PortRange, Sa, SaId, SaRecord
 
 PACKETS_PER_CALL: Final = 64
 LOWEST_SPI: Final = 256
@@ -178,6 +180,9 @@ class _Gateway:
                 packet = os.read(tun, _BUFFER)
             except BlockingIOError:
                 return
+            except OSError as error:
+                operation = f"reading {self.divert.name}"
+                raise KernelError(error.errno or errno.EIO, index=0, operation=operation) from error
             equal = outbound.get(packet[first:last])
             next_header = packet[protocol]
             if equal is None or next_header not in (UDP, TCP) or not self._is_plain(packet):
@@ -226,6 +231,9 @@ class _Gateway:
                 length, sender = raw.recvfrom_into(buffer)
             except BlockingIOError:
                 return
+            except OSError:  # of a packet that was sent before
+                drops.undeliverable += 1
+                continue
             if self.version == 4:
                 start = 4 * (buffer[0] & 15)
             association = inbound.get(bytes(view[start : start + 4]))
@@ -303,6 +311,21 @@ class Userspace:
         gateway.divert.protect(ports)
         self._work[gateway.divert.tun] = gateway.seal_waiting
         self._work[gateway.divert.raw.fileno()] = gateway.open_waiting
+
+    def guard(self, guarded: socket.socket) -> None:
+        """See Backend: the socket has no way but the TUN of its address, and only what this process opened comes by it.
+
+        Raises KernelError for an address that is not protected here.
+        """
+        address = ip_address(guarded.getsockname()[0])
+        gateway = self._gateways.get(address)
+        if gateway is None or gateway.divert.tun < 0:
+            raise KernelError(errno.EADDRNOTAVAIL, index=0, operation=f"guarding a socket on {address}")
+        guard.require_device(guarded, gateway.divert.name)
+
+    def restore(self) -> tuple[Loss, ...]:
+        """See Backend."""
+        return tuple(loss for gateway in self._gateways.values() for loss in gateway.divert.restore())
 
     def _gateway(self, address: IPAddress) -> _Gateway:
         gateway = self._gateways.get(address)
@@ -408,7 +431,7 @@ class Userspace:
         return len(self._associations)
 
     def drops(self) -> dict[str, int]:
-        """See Backend. Takes some milliseconds: packets in clear are counted by nftables."""
+        """See Backend. Packets in clear are counted by nftables."""
         drops = self.dropped
         counted = {
             "no SA to send on": drops.no_sa,
@@ -438,11 +461,11 @@ class Userspace:
         return tuple(self._work)
 
     def process(self, fileno: int) -> None:
-        """See Backend. At most PACKETS_PER_CALL packets."""
+        """See Backend. At most PACKETS_PER_CALL packets. Raises KernelError when its TUN is gone."""
         self._work[fileno]()
 
     def clear_drops(self) -> int:
-        """How many packets came to protected ports in clear and were dropped. Takes some milliseconds."""
+        """How many packets came to protected ports in clear and were dropped."""
         return sum(gateway.divert.clear_drops() for gateway in self._gateways.values() if gateway.divert.tun >= 0)
 
     def leave(self) -> None:

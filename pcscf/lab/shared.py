@@ -3,10 +3,11 @@
 Every UE must take its ports from the block that is given here (`UeSettings.ports`).
 """
 
+import socket
 from collections.abc import Sequence
 
 from xfrm.backend import Backend
-from xfrm.model import IPAddress, PortRange, Sa, SaId, SaRecord
+from xfrm.model import IPAddress, Loss, PortRange, Sa, SaId, SaRecord
 
 
 class Shared:
@@ -26,6 +27,12 @@ class Shared:
         if address not in self._protected:
             self._backend.protect(address, [self._ports])
             self._protected.add(address)
+
+    def guard(self, guarded: socket.socket) -> None:
+        self._backend.guard(guarded)
+
+    def restore(self) -> tuple[Loss, ...]:
+        return self._backend.restore()
 
     def adopt(self, ids: Sequence[SaId]) -> dict[SaId, float]:
         return self._backend.adopt(ids)

@@ -13,18 +13,20 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
 
 from pyroute2 import netns
 
+from xfrm import guard
 from xfrm.backend import Backend
 from xfrm.kernel import Kernel
-from xfrm.model import IPAddress, KernelError, PortRange, Sa, SaId, SaRecord
+from xfrm.model import IPAddress, KernelError, Loss, PortRange, Sa, SaId, SaRecord
 from xfrm.userspace import Userspace
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Guards = Literal["none", "first", "second", "both"]
 PATIENCE: Final = 5.0
 """Seconds until a packet that should come is given up; generous, User-Mode Linux is slow."""
 
@@ -39,6 +41,8 @@ class Agent:
     def __init__(self, backend: Backend | None) -> None:
         self._backend = backend
         self._sockets: dict[str, socket.socket] = {}
+        self._over: set[int] = set()
+        """Descriptors of the backend of which nothing comes any more."""
 
     # The backend
 
@@ -85,14 +89,33 @@ class Agent:
 
     # Sockets, by a name the test gives
 
-    def bind(self, name: str, kind: socket.SocketKind, address: IPAddress, port: int) -> None:
+    def bind(self, name: str, kind: socket.SocketKind, address: IPAddress, port: int, guards: Guards = "none") -> None:
+        """Make a socket. `guards`: of a protected port, "both", or only one of the two that the backend has."""
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         bound = socket.socket(family, kind)
         bound.setblocking(False)
         if kind is socket.SOCK_STREAM:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((str(address), port))
+        if guards in ("both", "second"):
+            self.backend.guard(bound)
+        elif guards == "first" and isinstance(self._backend, Kernel) and address.version == 6:
+            guard.only_plain_headers(bound)
         self._sockets[name] = bound
+
+    def lose_the_first_guard(self) -> None:
+        """What an operator's flush does."""
+        command = "nft flush ruleset" if isinstance(self._backend, Userspace) else "ip xfrm policy flush"
+        self.command(*command.split())
+
+    def devices(self) -> tuple[tuple[IPAddress, str], ...]:
+        """The device of each protected address."""
+        if not isinstance(self._backend, Userspace):
+            return ()
+        return tuple((address, each.divert.name) for address, each in self._backend._gateways.items())
+
+    def restore(self) -> tuple[Loss, ...]:
+        return self.backend.restore()
 
     def send(self, name: str, data: bytes, address: IPAddress, port: int) -> bool:
         """Send a datagram; false when the kernel says no at once (that or silence: both are 'not sent')."""
@@ -142,6 +165,13 @@ class Agent:
             data += part
         return data
 
+    def receive_all(self, name: str, settle: float = 0.3) -> list[bytes]:
+        """Datagrams until none came for `settle` seconds."""
+        found = []
+        while (data := self.receive(name, settle)) is not None:
+            found.append(data)
+        return found
+
     def drop_sockets(self) -> None:
         for opened in self._sockets.values():
             opened.close()
@@ -186,7 +216,7 @@ class Agent:
         with selectors.DefaultSelector() as selector:
             if waited is not None:
                 selector.register(waited, events)
-            for fileno in self._backend.filenos() if self._backend else ():
+            for fileno in set(self._backend.filenos()) - self._over if self._backend else ():
                 selector.register(fileno, selectors.EVENT_READ)
             while True:
                 left = None if end is None else end - time.monotonic()
@@ -195,7 +225,11 @@ class Agent:
                 ready = [key.fd for key, _ in selector.select(left)]
                 for fileno in ready:
                     if waited is None or fileno != waited.fileno():
-                        self.backend.process(fileno)
+                        try:
+                            self.backend.process(fileno)
+                        except KernelError:
+                            self._over.add(fileno)
+                            selector.unregister(fileno)
                 if waited is not None and waited.fileno() in ready:
                     return True
 

@@ -72,8 +72,7 @@ def spis(seen: Iterable[Packet]) -> set[int]:
 def clear_udp(like: Packet, source_port: int, destination_port: int, data: bytes) -> bytes:
     """Make a clear UDP frame over the same Ethernet and IP addresses as the packet `like`."""
     segment = struct.pack("!4H", source_port, destination_port, 8 + len(data), 0) + data
-    pseudo = like.source.packed + like.destination.packed + struct.pack("!II", len(segment), UDP)
-    segment = segment[:6] + struct.pack("!H", _checksum(pseudo + segment) or 0xFFFF) + segment[8:]
+    segment = with_checksum(like.source, like.destination, UDP, segment)
     if like.source.version == 6:
         header = struct.pack("!IHBB", 6 << 28, len(segment), UDP, 64) + like.source.packed + like.destination.packed
         return like.frame[:14] + header + segment
@@ -81,6 +80,30 @@ def clear_udp(like: Packet, source_port: int, destination_port: int, data: bytes
     addresses = like.source.packed + like.destination.packed
     checksum = struct.pack("!H", _checksum(fields + bytes(2) + addresses))
     return like.frame[:14] + fields + checksum + addresses + segment
+
+
+def with_checksum(source: IPAddress, destination: IPAddress, protocol: int, segment: bytes) -> bytes:
+    """A UDP or TCP segment whose checksum field is 0, with its checksum (RFC 768, RFC 9293 3.1, RFC 8200 8.1)."""
+    pseudo = source.packed + destination.packed + struct.pack("!II", len(segment), protocol)
+    place = 6 if protocol == UDP else 16
+    return segment[:place] + struct.pack("!H", _checksum(pseudo + segment) or 0xFFFF) + segment[place + 2 :]
+
+
+def tcp_segment(
+    source: tuple[IPAddress, int], destination: tuple[IPAddress, int], numbers: tuple[int, int], flags: int, data: bytes
+) -> bytes:
+    """A TCP segment between two ends, with sequence and acknowledgement numbers."""
+    head = struct.pack("!HHIIBBHHH", source[1], destination[1], *numbers, 5 << 4, flags, 0xFFFF, 0, 0)
+    return with_checksum(source[0], destination[0], TCP, head + data)
+
+
+def tcp_flags(seen: Iterable[Packet], source_port: int) -> list[int]:
+    """The flags of each TCP segment in clear from a port."""
+    return [
+        packet.payload[13]
+        for packet in seen
+        if packet.protocol == TCP and int.from_bytes(packet.payload[:2], "big") == source_port
+    ]
 
 
 def _checksum(data: bytes) -> int:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from pyroute2 import IPRoute, netns
 
-from tests.kernel.agent import Agent, Peer
+from tests.kernel.agent import Agent, Guards, Peer
 from tests.kernel.wire import Packet, packets
 from xfrm.algorithms import ENCRYPTION, INTEGRITY, Encryption, Integrity, Pair
 from xfrm.model import IPAddress, Key, PortRange, Sa, SaId, Selector
@@ -122,15 +122,15 @@ class World:
         for end in (self.ue, self.p):
             end(Agent.install, [sa for made in sets for sa in made.sas])
 
-    def udp(self, made: SaSet) -> None:
-        """Bind the UDP sockets of a set: `uc` and `us` of the UE, `ps` and `pc` of the P-CSCF."""
-        self.bind(made, socket.SOCK_DGRAM)
+    def udp(self, made: SaSet, guards: Guards = "both") -> None:
+        """Bind the UDP sockets of a set: `uc` and `us` of the UE, `ps` and `pc` of the P-CSCF, with these guards."""
+        self.bind(made, socket.SOCK_DGRAM, guards)
 
-    def bind(self, made: SaSet, kind: socket.SocketKind) -> None:
-        self.ue(Agent.bind, "uc", kind, made.ue, made.port_uc)
-        self.ue(Agent.bind, "us", kind, made.ue, made.port_us)
-        self.p(Agent.bind, "ps", kind, made.p, PORT_PS)
-        self.p(Agent.bind, "pc", kind, made.p, PORT_PC)
+    def bind(self, made: SaSet, kind: socket.SocketKind, guards: Guards = "both") -> None:
+        self.ue(Agent.bind, "uc", kind, made.ue, made.port_uc, "both")
+        self.ue(Agent.bind, "us", kind, made.ue, made.port_us, "both")
+        self.p(Agent.bind, "ps", kind, made.p, PORT_PS, guards)
+        self.p(Agent.bind, "pc", kind, made.p, PORT_PC, guards)
 
     def seen(self) -> list[Packet]:
         """IP packets on the wire since the last call."""
