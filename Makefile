@@ -13,6 +13,9 @@ DOCKER_PACKAGES := docker.io docker-compose debootstrap iptables
 UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
 KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py test_restart.py \
+  test_guards.py::test_guards_that_are_flushed_are_put_back_and_nothing_passes_meanwhile \
+  test_guards.py::test_the_core_does_not_speak_from_the_side_of_the_phones \
+  test_guards.py::test_a_protected_port_does_not_hear_the_side_of_the_core \
   test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
   test_lab.py::test_lab_verifies_three_ues)
 .DEFAULT_GOAL := lab

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pcscf.config import Config
 from xfrm import divert, kernel
+from xfrm.links import links_of
 from xfrm.model import IPAddress
 
 CAP_NET_ADMIN = 12
@@ -55,7 +56,31 @@ def examine(config: Config | None) -> list[Finding]:
             lacks = kernel_lacks if config.ipsec.backend == "kernel" else userspace_lacks
             findings.append(_backend(f"ipsec.backend = {config.ipsec.backend}", lacks, "can work here", spared=False))
         findings += _addresses_and_ports(config)
+        findings += _border(config)
     return findings
+
+
+def _border(config: Config) -> list[Finding]:
+    """Who is taken for the core: what comes by an interface of the phones is not."""
+    links = links_of((*config.gm.addresses, *config.mw.addresses))
+    shared = {link for each in config.gm.addresses for link in links[each]} & {
+        link for each in config.mw.addresses for link in links[each]
+    }
+    subject = "the side of the core"
+    if not shared:
+        text = "what comes by an interface of the phones is not taken for the core"
+        return [Finding(subject=subject, verdict=Verdict.GOOD, text=text)]
+    names = ", ".join(sorted(socket.if_indextoname(link) for link in shared))
+    believed = "an address of mw.peers" if config.mw.peers else "any address, for mw.peers is empty"
+    return [
+        Finding(
+            subject=subject,
+            verdict=Verdict.WARNING,
+            text=f"phones and core share {names}: who can send there from {believed} is taken for the core",
+            remedy="give Mw an interface of its own, or name the core in mw.peers and see that no phone can send from "
+            "its address (a UPF or PGW checks that; else a packet filter)",
+        )
+    ]
 
 
 def _backend(subject: str, lacks: list[str] | tuple[str, ...], good: str, *, spared: bool) -> Finding:

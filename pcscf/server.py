@@ -17,6 +17,7 @@ from typing import assert_never
 from pcscf import logs
 from pcscf.admin.views import Status
 from pcscf.config import Config
+from pcscf.guards import Guards
 from pcscf.hep import Mirror
 from pcscf.keylog import KeyLog
 from pcscf.messages import MessageLog, without_keys
@@ -95,12 +96,14 @@ class Server:
         self.proxy = Proxy(config.settings, random_octets=os.urandom)
         self._store = store
         self._restart = Restart(store, self.proxy) if store is not None else None
+        self.guards = Guards(self.backend, config.gm.addresses, config.mw.addresses, self._trouble)
         self._transport = Transport(
             self._on_message,
             self._on_malformed,
             self._on_closed,
             connections_per_source=config.limits.connections_per_source,
             on_refused=self._on_refused,
+            guard=self.guards.guard,
         )
         self._resolver = Resolver(
             self.handle,
@@ -129,11 +132,13 @@ class Server:
                 await transport.listen_tcp(address, config.mw.port, Interface.MW)
             for address in config.gm.addresses:
                 for port in (*ports_ps, *ports_pc):
-                    await transport.listen_udp(address, port, Interface.GM_PROTECTED)
+                    await transport.listen_udp(address, port, Interface.GM_PROTECTED, closed=True)
             # The binds above prove that no other process owns these ports: what guards them and what is left is ours.
             self._adopt()
             for address in config.gm.addresses:
                 self.backend.protect(address, (ports_ps, ports_pc))
+            transport.open_udp()
+            for address in config.gm.addresses:
                 for port in ports_ps:
                     await transport.listen_tcp(address, port, Interface.GM_PROTECTED)
                 await transport.listen_udp(address, config.gm.port, Interface.GM)
@@ -143,9 +148,16 @@ class Server:
             raise
         loop = asyncio.get_running_loop()
         for fileno in self.backend.filenos():
-            loop.add_reader(fileno, self.backend.process, fileno)
+            loop.add_reader(fileno, self._move_packets, fileno)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
         self._arm()
+
+    def _move_packets(self, fileno: int) -> None:
+        try:
+            self.backend.process(fileno)
+        except XfrmError as error:
+            asyncio.get_running_loop().remove_reader(fileno)
+            self._trouble(f"the ESP backend gets no packets any more: {error.strerror}")
 
     async def stop(self) -> None:
         """Close sockets, then remove SAs and policies: in this order nothing can leave in clear.
@@ -228,8 +240,15 @@ class Server:
             sets=self.registrar.states.total(),
             sas=self.backend.count(),
             connections=len(self._transport),
+            guards_lost=self.guards.lost,
+            fault=self.fault,
             **self.proxy.load._asdict(),
         )
+
+    @property
+    def fault(self) -> str:
+        """Why protected ports are not served; "" while they are."""
+        return self.guards.fault
 
     @property
     def key_export(self) -> bool:
@@ -279,6 +298,8 @@ class Server:
         match action:
             case Send(data, flow, connect):
                 self._sent = data
+                if self.guards.fault and flow.interface is Interface.GM_PROTECTED:
+                    return
                 self._transport.send(data, flow, connect=connect)
                 if self._mirror is not None:
                     self._mirror.leaving(data, flow)
@@ -362,6 +383,7 @@ class Server:
             self.tally.lag = max(0.0, loop.time() - self._watch.when())
             self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+        self.guards.look()
         self._look_at_the_stuck()
         if self.proxy.resuming:
             self.handle(Resume())
@@ -385,12 +407,15 @@ class Server:
             self._trouble(f"the counters of SAs could not be read: {error}")
 
     def _on_message(self, message: Request | Response, flow: Flow) -> None:
+        if self.guards.fault and flow.interface is Interface.GM_PROTECTED:
+            self._transport.reset_flow(flow)  # a datagram comes again; a connection has to be told
+            return
         self.handle(Received(message, flow))
 
     def _on_mirrored_message(self, message: Request | Response, flow: Flow) -> None:
         if self._mirror is not None:
             self._mirror.received(message, flow)
-        self.handle(Received(message, flow))
+        self._on_message(message, flow)
 
     def _on_malformed(self, error: ParseError, flow: Flow) -> None:
         self.handle(Malformed(error, flow))

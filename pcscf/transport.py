@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError, StreamParser, parse
 from pcscf.vocabulary import Flow, Interface
+from xfrm.guard import discard_waiting
 from xfrm.model import IPAddress
 
 DATAGRAMS_PER_WAKEUP = 64
@@ -36,7 +37,8 @@ class Transport:
     """All sockets of one process.
 
     `on_closed(flow, reason)` says that a TCP connection ended or could not be made, or that a datagram was refused,
-    `on_refused(flow)` that its source has too many connections to get another.
+    `on_refused(flow)` that its source has too many connections to get another. `guard(socket, interface)` is called
+    with each socket before anything is read from it or written to it; it raises OSError for one that is not to be used.
     """
 
     def __init__(
@@ -47,12 +49,16 @@ class Transport:
         *,
         connections_per_source: int = 64,
         on_refused: Callable[[Flow], None] = lambda flow: None,
+        guard: Callable[[socket.socket, Interface], None] = lambda guarded, interface: None,
     ) -> None:
         self.on_message = on_message
         self.on_malformed = on_malformed
         self.on_closed = on_closed
         self.connections_per_source = connections_per_source
         self.on_refused = on_refused
+        self._guard = guard
+        self._closed_udp: list[tuple[socket.socket, IPAddress, int, Interface]] = []
+        """Bound, and not read yet."""
         self._udp: dict[tuple[IPAddress, int], socket.socket] = {}
         self._servers: list[asyncio.Server] = []
         self._connections: dict[Flow, _Connection] = {}
@@ -64,16 +70,36 @@ class Transport:
         self.closing = False
         """What still comes is not looked at."""
 
-    async def listen_udp(self, address: IPAddress, port: int, interface: Interface) -> None:
-        """Bind one UDP socket. Raises OSError. No SO_REUSEADDR: a second instance must not steal datagrams."""
+    async def listen_udp(self, address: IPAddress, port: int, interface: Interface, *, closed: bool = False) -> None:
+        """Bind one UDP socket. Raises OSError. No SO_REUSEADDR: a second instance must not steal datagrams.
+
+        `closed`: it takes the port, and is neither read nor written before `open_udp`.
+        """
         udp = _bound(address, port, socket.SOCK_DGRAM)
-        self._udp[address, port] = udp
-        flows: dict[tuple[str, int], Flow] = {}
-        asyncio.get_running_loop().add_reader(udp, self._drain, udp, address, port, interface, flows)
+        self._closed_udp.append((udp, address, port, interface))
+        if not closed:
+            self.open_udp()
+
+    def open_udp(self) -> None:
+        """Guard the UDP sockets that are closed, throw away what came before that, and read them. Raises OSError."""
+        while self._closed_udp:
+            udp, address, port, interface = self._closed_udp[0]
+            self._guard(udp, interface)
+            if interface is Interface.GM_PROTECTED:
+                discard_waiting(udp)
+            self._closed_udp.pop(0)
+            self._udp[address, port] = udp
+            flows: dict[tuple[str, int], Flow] = {}
+            asyncio.get_running_loop().add_reader(udp, self._drain, udp, address, port, interface, flows)
 
     async def listen_tcp(self, address: IPAddress, port: int, interface: Interface) -> None:
         """Accept TCP connections on one address and port. Raises OSError."""
         tcp = _bound(address, port, socket.SOCK_STREAM)
+        try:
+            self._guard(tcp, interface)
+        except OSError:
+            tcp.close()
+            raise
         server = await asyncio.get_running_loop().create_server(
             lambda: _Connection(self, interface), sock=tcp, backlog=512
         )
@@ -143,6 +169,9 @@ class Transport:
             loop.remove_reader(udp)
             udp.close()
         self._udp.clear()
+        for udp, *_ in self._closed_udp:
+            udp.close()
+        self._closed_udp.clear()
         for server in self._servers:
             server.close()
         for task, _ in list(self._connecting.values()):
@@ -199,6 +228,7 @@ class Transport:
         try:
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tcp.bind((str(flow.local), flow.local_port))
+            self._guard(tcp, flow.interface)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await loop.sock_connect(tcp, (str(flow.remote), flow.remote_port))
             await loop.create_connection(lambda: _Connection(self, flow.interface, flow), sock=tcp)

@@ -12,8 +12,6 @@ from xfrm.model import XfrmError
 
 EVERY = 1.0
 KEPT = 600
-DROPS_EVERY = 5
-"""Samples between two looks at the drop counters: one backend asks another process for them."""
 
 
 class Sample(BaseModel):
@@ -38,6 +36,8 @@ class Sample(BaseModel):
     believed: int
     lag: float
     """Seconds by which the event loop was late."""
+    fault: str
+    """Why protected ports are not served; "" while they are."""
 
 
 class History:
@@ -59,13 +59,10 @@ class History:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        turn = 0
         while True:
-            if turn % DROPS_EVERY == 0:
-                with suppress(OSError, XfrmError):  # what was known stays; its own trouble is told elsewhere
-                    self._drops = await asyncio.to_thread(self._inside.drops)
+            with suppress(OSError):  # what was known stays; its own trouble is told elsewhere
+                self._drops = self._inside.drops()
             self.samples.append(self._sample())
-            turn += 1
             await asyncio.sleep(EVERY)
 
     def _sample(self) -> Sample:
@@ -95,4 +92,5 @@ class History:
             sas=sas,
             believed=4 * registrar.states.total(),
             lag=round(tally.lag, 4),
+            fault=inside.fault,
         )

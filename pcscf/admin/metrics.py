@@ -72,6 +72,12 @@ class _Pcscf(Collector):
         yield _counter("pcscf_problems", "Messages refused or lost, and other trouble; the journal says which.", (),
                        [((), tally.problems)])  # fmt: skip
         yield _counter(
+            "pcscf_guards_lost", "How often a guard of the protected ports was found gone.", (),
+            [((), status.guards_lost)],
+        )  # fmt: skip
+        yield _gauge("pcscf_protected_ports_served", "1 while all guards of the protected ports are there.",
+                     not status.fault)  # fmt: skip
+        yield _counter(
             "pcscf_backend_errors", "What the ESP backend (netlink, for the kernel) refused, by operation.",
             ("operation",),
             (((each,), tally.backend_errors[each]) for each in ("install", "update", "remove", "expirations")),

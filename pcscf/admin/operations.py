@@ -133,7 +133,9 @@ def _health(call: Call) -> Health:
 
 
 def _ready(call: Call) -> Health:
-    """Ready: somebody toward the core may be asked."""
+    """Ready: protected ports are guarded and served, and somebody toward the core may be asked."""
+    if fault := call.inside.fault:
+        raise Refused(503, f"protected ports are not served: {fault}")
     hops = call.inside.hops.hops()
     if hops and not any(each.state in (HopState.ACTIVE, HopState.PROBING) for each in hops):
         raise Refused(
@@ -383,8 +385,8 @@ def _do(method: str, path: str, summary: str, handler: Any, answer: Any = None, 
 UE = "/api/ues/{ue}"
 OPERATIONS: tuple[Operation, ...] = (
     _get("/api/health", "Whether the process answers.", _health, Health, scope=None),
-    _get("/api/ready", "Whether requests can be served: a next hop is in use.", _ready, Health, scope=None,
-         errors=(503,)),
+    _get("/api/ready", "Whether requests can be served: protected ports are, and a next hop is in use.", _ready, Health,
+         scope=None, errors=(503,)),
     _get("/api/status", "The instance, its backend and its load.", _status, Status, errors=(503,)),
     _get("/api/configuration", "The configuration in effect, without secrets.", _configuration, dict[str, Any]),
     _get("/api/registrations", "Contacts that are registered or try to be.", _registrations, Page[RegistrationRow],

@@ -94,6 +94,10 @@ async def _drawn(client: "ControlClient") -> "RenderableType":
             f"{found['connections']} TCP connections"
         ),
     ]
+    if found["fault"]:
+        lines.insert(1, Text(f"NOT SERVED    protected ports: {found['fault']}", style="bold red"))
+    if found["guards_lost"]:
+        lines.append(Text(f"guards        {found['guards_lost']} times one of the protected ports was found gone"))
     problems = [Text(f"! {each['impi'] + ': ' if each['impi'] else ''}{each['detail']}") for each in found["problems"]]
     shown: list[RenderableType] = [*lines]
     if hops:

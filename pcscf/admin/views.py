@@ -57,6 +57,8 @@ class Inside(Protocol):
     def switch_hop(self, name: str, *, enabled: bool) -> bool: ...
     @property
     def key_export(self) -> bool: ...
+    @property
+    def fault(self) -> str: ...
     def records(self, ids: Sequence[SaId] | None = None) -> list[SaRecord]: ...
     def drops(self) -> dict[str, int]: ...
     @property
@@ -83,6 +85,10 @@ class Status(BaseModel):
     dialogs: int = 0
     connections: int = 0
     """TCP, on both sides."""
+    guards_lost: int = 0
+    """How often a guard of the protected ports was found gone."""
+    fault: str = ""
+    """Why protected ports are not served."""
 
 
 class SaRow(BaseModel):

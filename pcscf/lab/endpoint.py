@@ -4,6 +4,7 @@ What is said is the simulators'. Timers are a profile (TS 24.229 7.7); a client 
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ from pcscf.sip.transaction import (
     Transmit,
 )
 from pcscf.transport import Transport
-from pcscf.vocabulary import Flow
+from pcscf.vocabulary import Flow, Interface
 
 TRANSACTIONS = 50_000
 NEVER_OPEN = "connecting to "
@@ -77,8 +78,9 @@ class Endpoint:
         on_malformed: Callable[[ParseError, Flow], None] = lambda error, flow: None,
         on_ack: Callable[[Request, Flow], None] = lambda request, flow: None,
         delays: Callable[[Request | Response, Flow, bool], tuple[float, ...]] = lambda message, flow, again: (0.0,),
+        guard: Callable[[socket.socket, Interface], None] = lambda guarded, interface: None,
     ) -> None:
-        self.transport = Transport(self._received, on_malformed, self._closed)
+        self.transport = Transport(self._received, on_malformed, self._closed, guard=guard)
         self._on_request = on_request
         self._timers = timers
         self._on_seen = on_seen

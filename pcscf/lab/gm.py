@@ -5,6 +5,7 @@ What is said is `handset`, when is `ue`. The backend belongs to whoever made it:
 
 import asyncio
 import errno
+import socket
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from pcscf.sip.transaction import TimerProfile, Transaction
 from pcscf.vocabulary import Flow, Interface
 from xfrm.algorithms import Pair
 from xfrm.backend import Backend
-from xfrm.model import IPAddress, PortRange
+from xfrm.model import IPAddress, PortRange, XfrmError
 
 BLOCK = 8
 """Ports of a UE that may choose: port_us, and seven that take turns as port_uc."""
@@ -86,6 +87,7 @@ class Gm:
             admit=self._admit,
             on_ack=self._acknowledged,
             delays=self._delays,
+            guard=self._guard,
         )
         self._expected: dict[tuple[str, str], tuple[Collection[Flow], Collection[Flow]]] = {}
         """Branch and method of a request of ours -> the flows on which alone a 2xx, and a refusal, may come."""
@@ -101,12 +103,17 @@ class Gm:
             ranges = await self._bind()
             self._backend.protect(self._address, ranges)
             pump(self._backend)
+            transport.open_udp()
             port_us = self._static.port_us if self._static else ranges[0].first
             await transport.listen_tcp(self._address, port_us, Interface.GM_PROTECTED)
             await transport.listen_udp(self._address, self._clear_port, Interface.GM)
         except BaseException:
             await self._endpoint.close()
             raise
+
+    def _guard(self, guarded: socket.socket, interface: Interface) -> None:
+        if interface is Interface.GM_PROTECTED:
+            self._backend.guard(guarded)
 
     async def close(self) -> None:
         """Close the sockets, then remove the SAs: in this order nothing can leave in clear."""
@@ -141,7 +148,7 @@ class Gm:
     async def _bind_all(self, ranges: Iterable[PortRange]) -> None:
         for each in ranges:
             for port in range(each.first, each.first + each.count):
-                await self._endpoint.transport.listen_udp(self._address, port, Interface.GM_PROTECTED)
+                await self._endpoint.transport.listen_udp(self._address, port, Interface.GM_PROTECTED, closed=True)
 
     # Sets
 
@@ -387,7 +394,14 @@ def pump(backend: Backend) -> None:
     """Have the running loop move the packets of a backend that does ESP itself; again after each `protect`."""
     loop = asyncio.get_running_loop()
     for fileno in backend.filenos():
-        loop.add_reader(fileno, backend.process, fileno)
+        loop.add_reader(fileno, _move, backend, fileno)
+
+
+def _move(backend: Backend, fileno: int) -> None:
+    try:
+        backend.process(fileno)
+    except XfrmError:  # its TUN is gone: nothing comes of it any more
+        asyncio.get_running_loop().remove_reader(fileno)
 
 
 def release(backend: Backend) -> None:

@@ -100,6 +100,8 @@ const summarise = (sample) => {
   const sets = Object.entries(sample.sets).map(([state, count]) => `${count} ${state}`);
   const sas = sample.sas === null ? "unknown" : sample.sas;
   put($("summary"), `${sample.registered} registered · sets: ${sets.join(", ") || "none"} · ${sas} SAs, ${sample.believed} believed`);
+  $("fault").hidden = !sample.fault;
+  put($("fault"), sample.fault ? `Protected ports are not served: ${sample.fault}` : "");
 };
 
 // Views. Each has `close`, `on(type, payload)` and `refresh`.
