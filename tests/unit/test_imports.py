@@ -35,6 +35,7 @@ SHELL = {
             "config",
             "doctor",
             "forget_command",
+            "guards",
             "hep",
             "keylog",
             "logs",
