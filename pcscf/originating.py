@@ -1,7 +1,7 @@
 """Requests from a UE (TS 24.229 5.2.6.3, digest C7): what they must show, and what becomes of them and their responses.
 
 The served user is the one whose SA carried the request, never the one in From. The way is the Service-Route, or the
-route set of the dialog, and nothing the UE would rather have.
+route set of the dialog, and nothing the UE would rather have: neither its Route nor its Request-URI chooses an address.
 """
 
 from collections.abc import Callable
@@ -70,11 +70,14 @@ class Originating:
         if routes and self._sides.is_gm(route_uri(routes[0])):
             own = routes.pop(0)
         dialog = self._dialog_of(request, registration)
+        beyond: tuple[str, ...] = ()
         if dialog is not None:
-            routes = self._checked(routes, dialog.route, "the route set of the dialog")
-            ways = self._toward(routes[0] if routes else f"<{request.uri}>")
+            absent = not routes and dialog.route == self._to_ecscf  # which left itself out of the route set
+            routes = self._checked(routes, dialog.route, "the route set of the dialog", absent=absent)
+            ways = self._toward(routes[0]) if routes else self._without_route(registration)
         elif is_emergency(request, self.settings.emergency.numbers):
             routes, ways = self._emergency()
+            beyond = self._to_ecscf
         elif not registration.registered:
             raise Refusal(403, "the user is not registered")
         else:
@@ -100,7 +103,7 @@ class Originating:
             return self._to_ue(response, token, gm, privacy)
 
         def route_of(response: Response) -> tuple[str, ...]:
-            return self._route_of(response, token)
+            return self._route_of(response, token) or beyond
 
         return Plan(registration=registration, build=build, back=back, ways=ways, dialog=dialog, route_of=route_of)
 
@@ -143,6 +146,18 @@ class Originating:
         uri = parse_name_addr(route).uri
         return lambda then: self._hops.to_uri(uri, then)
 
+    def _without_route(self, registration: Registration) -> Callable[[Callable[[list[Flow]], None]], None]:
+        """The way in a dialog whose route set is empty: nobody of the core recorded a route, but the core it is.
+
+        Where the Request-URI would lead is the UE's word, and no address that we may be sent to from our Mw side.
+        """
+        return self._toward(registration.service_route[0]) if registration.service_route else self._hops.to_home
+
+    @property
+    def _to_ecscf(self) -> tuple[str, ...]:
+        ecscf = self.settings.emergency.ecscf
+        return (f"<{ecscf}>" if ";lr" in ecscf else f"<{ecscf};lr>",) if ecscf else ()
+
     def _emergency(self) -> tuple[list[str], Callable[[Callable[[list[Flow]], None]], None]]:
         """An emergency request goes to the E-CSCF; its Route does not count (digest C10). Raises Refusal."""
         emergency = self.settings.emergency
@@ -151,8 +166,7 @@ class Originating:
             raise Refusal(380, "an emergency request, to be made elsewhere", headers, body)
         if emergency.mode is EmergencyMode.REFUSE:
             raise Refusal(403, "emergency requests are not served here")
-        route = f"<{emergency.ecscf}>" if ";lr" in emergency.ecscf else f"<{emergency.ecscf};lr>"
-        return [route], lambda then: self._hops.to_uri(emergency.ecscf, then)
+        return list(self._to_ecscf), lambda then: self._hops.to_uri(emergency.ecscf, then)
 
     def _is_for_us(self, request: Request) -> bool:
         try:
