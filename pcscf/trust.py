@@ -285,7 +285,7 @@ def table(crossing: Crossing, privacy: frozenset[str] = frozenset()) -> Mapping[
 
     `privacy`: what `privacy` found in the message, and in the request that it answers.
     """
-    return _table(crossing, privacy & _PRIVACY)
+    return _table(crossing, privacy & _PRIVACY if privacy else privacy)
 
 
 @cache
