@@ -184,11 +184,7 @@ def drop_auth_params(value: str, names: frozenset[str]) -> str:
     if found is None or params is None:
         first = named.search(value)
         return value if first is None else value[: first.start()].rstrip(" \t,")
-    kept = [
-        value[start:end]
-        for name, raw, start, end in params
-        if name not in names and not hidden.search(raw)
-    ]
+    kept = [value[start:end] for name, raw, start, end in params if name not in names and not hidden.search(raw)]
     if len(kept) == len(params):
         return value
     return (value[: found.end()] + ",".join(kept).lstrip()).rstrip()
