@@ -37,9 +37,9 @@ class Certainty(StrEnum):
     """How sure a rule is."""
 
     SURE = "sure"
-    """The clause was read, or says so in several public places."""
+    """The digest, a public summary of the clause or another open implementation says the same."""
     REMEMBERED = "remembered"
-    """The clause is about this header; its words were not at hand."""
+    """The clause is about this header; nothing at hand says what it asks."""
     OURS = "our decision"
 
 
@@ -178,8 +178,8 @@ RULES = (
          "how sure the network is of a caller; no UE says or sees it"),
     Rule("Priority-Verstat", ALL, drop, "4.4.24", _REMEMBERED, "the network's verification of Resource-Priority"),
     Rule("P-Served-User", ALL, drop, "4.4.9, RFC 5502", _SURE, "between S-CSCF and AS"),
-    Rule("P-Called-Party-ID", UP, drop, "RFC 7315 4.2", _SURE, "the home network says who was called"),
-    Rule("P-Called-Party-ID", (Crossing.REQUEST_DOWN,), keep, "RFC 7315 4.2", _SURE, "meant for the UE"),
+    Rule("P-Called-Party-ID", UP, drop, "RFC 7315 4.2", _REMEMBERED, "the home network says who was called"),
+    Rule("P-Called-Party-ID", (Crossing.REQUEST_DOWN,), keep, "RFC 7315 4.2", _REMEMBERED, "meant for the UE"),
     Rule("P-Called-Party-ID", RESPONSES_DOWN, drop, "RFC 7315 4.2", _OURS, "requests only"),
     Rule("P-Associated-URI", (*UP, Crossing.REQUEST_DOWN, Crossing.RESPONSE_DOWN), drop, "RFC 7315 4.1", _SURE,
          "the registrar says it, and in no other message"),
@@ -189,8 +189,8 @@ RULES = (
     Rule("P-Access-Network-Info", UP, without_network_provided, "4.4.3, 5.2.6.3, RFC 7315 4.4", _SURE,
          "the UE's own cell is for its home network; network-provided is said by the network"),
     Rule("P-Access-Network-Info", DOWN, drop, "4.4.3, RFC 7315 4.4", _SURE, "the cell of somebody else"),
-    Rule("Cellular-Network-Info", UP, without_network_provided, "4.4.19, 7.2.15", _SURE,
-         "a UE on WLAN says the cell it last camped on"),
+    Rule("Cellular-Network-Info", UP, without_network_provided, "4.4.19, 7.2.15", _OURS,
+         "a UE on WLAN says the cell it last camped on (sure); network-provided as in P-Access-Network-Info"),
     Rule("Cellular-Network-Info", DOWN, drop, "4.4.19, 7.2.15", _SURE, "the cell of somebody else"),
     Rule("P-Visited-Network-ID", ALL, drop, "RFC 7315 4.3", _SURE, "we say it, to the home network only"),
     Rule("Geolocation", ALL, keep, "RFC 6442", _OURS, "what the UE says of itself, for whom it wants to know"),
@@ -223,12 +223,12 @@ RULES = (
     Rule("P-Asserted-Service", UP, drop, "4.4.5, RFC 6050 4", _SURE, "the S-CSCF asserts it"),
     Rule("P-Asserted-Service", DOWN, drop, "4.4.5, RFC 6050 4", _REMEMBERED,
          "must not leave the trust domain; a UE knows the service by Accept-Contact and Contact"),
-    Rule("P-Preferred-Service", UP, keep, "RFC 6050 4", _SURE, "the UE's wish, for its S-CSCF"),
+    Rule("P-Preferred-Service", UP, keep, "RFC 6050 4", _REMEMBERED, "the UE's wish, for its S-CSCF"),
     Rule("P-Preferred-Service", DOWN, drop, "RFC 6050 4", _OURS, "a wish of another UE, addressed to its own network"),
     Rule("Feature-Caps", UP, drop, "4.4.13", _SURE, "capabilities of network entities"),
-    Rule("Feature-Caps", DOWN, keep, "4.4.13, RFC 6809", _SURE, "a UE acts on them (access transfer)"),
-    Rule("Resource-Priority", ALL, drop, "4.4.6", _REMEMBERED,
-         "we know of no user that may have priority (4.11: it is authorised by the subscription or by an AS)"),
+    Rule("Feature-Caps", DOWN, keep, "4.4.13, RFC 6809", _REMEMBERED, "a UE acts on them (access transfer)"),
+    Rule("Resource-Priority", ALL, drop, "4.4.6, 4.11", _SURE,
+         "what a UE asks for is compared with what its subscription allows, and we are told of none"),
     Rule("Priority", REQUESTS_UP, no_psap_callback, "4.4.14, RFC 7090", _SURE,
          "who calls back for a PSAP passes barring and forwarding"),
     Rule("Priority", (*RESPONSES, Crossing.REQUEST_DOWN), keep, "4.4.14, RFC 7090", _OURS,
@@ -242,7 +242,7 @@ RULES = (
     Rule("P-Answer-State", UP, drop, "RFC 4964", _REMEMBERED, "the word of a PoC server"),
     Rule("P-Answer-State", DOWN, keep, "RFC 4964", _REMEMBERED, "meant for the UE"),
     Rule("P-Media-Authorization", ALL, drop, "RFC 3313", _OURS, "tokens of Release 5, which only we could issue"),
-    Rule("Resource-Share, Priority-Share", ALL, drop, "7.2.13, 7.2.16", _SURE, "between P-CSCF and AS"),
+    Rule("Resource-Share, Priority-Share", ALL, drop, "7.2.13, 7.2.16", _OURS, "between P-CSCF and AS; we share nothing"),
     # What was done before
     Rule("History-Info", UP, keep, "4.4.4, RFC 7044", _REMEMBERED,
          "a UE may begin one; whoever acts on it asks P-Asserted-Identity"),
@@ -256,7 +256,7 @@ RULES = (
     Rule("Service-Interact-Info", ALL, drop, "4.4.18, 7.2.14", _SURE, "between ASs; no UE is to receive it"),
     # Between servers
     Rule("P-Profile-Key", ALL, drop, "4.4.8, RFC 5002", _SURE, "between I-CSCF and S-CSCF"),
-    Rule("P-User-Database", ALL, drop, "RFC 4457", _SURE, "between I-CSCF and S-CSCF"),
+    Rule("P-User-Database", ALL, drop, "RFC 4457", _REMEMBERED, "between I-CSCF and S-CSCF"),
     Rule("P-Refused-URI-List", ALL, drop, "RFC 5318", _REMEMBERED, "between servers of URI lists"),
     Rule("P-DCS-Trace-Party-ID, P-DCS-OSPS, P-DCS-Billing-Info, P-DCS-LAES, P-DCS-Redirect", ALL, drop, "RFC 5503",
          _OURS, "PacketCable: billing and interception, said in the network and never shown"),
