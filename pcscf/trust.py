@@ -242,7 +242,7 @@ RULES = (
     Rule("P-Answer-State", UP, drop, "RFC 4964", _REMEMBERED, "the word of a PoC server"),
     Rule("P-Answer-State", DOWN, keep, "RFC 4964", _REMEMBERED, "meant for the UE"),
     Rule("P-Media-Authorization", ALL, drop, "RFC 3313", _OURS, "tokens of Release 5, which only we could issue"),
-    Rule("Resource-Share, Priority-Share", ALL, drop, "7.2.13, 7.2.16", _OURS, "between P-CSCF and AS; we share nothing"),
+    Rule("Resource-Share, Priority-Share", ALL, drop, "7.2.13, 7.2.16", _OURS, "between P-CSCF and AS"),
     # What was done before
     Rule("History-Info", UP, keep, "4.4.4, RFC 7044", _REMEMBERED,
          "a UE may begin one; whoever acts on it asks P-Asserted-Identity"),
