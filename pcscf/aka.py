@@ -8,16 +8,22 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pcscf.sip.fields import drop_auth_params, parse_auth
-from pcscf.sip.message import Header, Response
+from pcscf.sip.message import Header, Message, Response
 from pcscf.sip.parse import ParseError
 from xfrm.algorithms import Encryption, Integrity, Pair
 from xfrm.model import Key
 
-CHALLENGE_HEADERS = ("www-authenticate", "proxy-authenticate")
+CHALLENGE_HEADERS = frozenset(
+    {"www-authenticate", "proxy-authenticate", "authentication-info", "proxy-authentication-info"}
+)
+"""Where a server says something of authentication (RFC 3261 20, RFC 7615)."""
 KEY_PARAMS = frozenset({"ck", "ik"})
 HEX_KEY = re.compile(r"[0-9A-Fa-f]{32}")
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +46,25 @@ class ChallengeError(ValueError):
     """The core's challenge cannot secure Gm; `str` says why and holds no key."""
 
 
-def strip_keys(response: Response) -> Response:
-    """Take ck and ik out of every challenge header, whatever its scheme; other bytes stay (TS 24.229 5.2.2)."""
-    headers = tuple(_without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in response.headers)
-    return response.with_headers(headers)
+def strip_keys(message: MessageT) -> MessageT:
+    """What came, as it may be shown: every challenge header without keys, whatever the method and the direction."""
+    if CHALLENGE_HEADERS.isdisjoint([item[0] for item in message.headers]):
+        return message
+    shown = (without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in message.headers)
+    return message.with_headers(item for item in shown if item is not None)
 
 
-def _without_keys(item: Header) -> Header:
-    value = drop_auth_params(item.value, KEY_PARAMS)
+def without_keys(item: Header) -> Header | None:
+    """A challenge header without ck and ik, whatever its scheme; other bytes stay (TS 24.229 5.2.2).
+
+    None if it held nothing else.
+    """
+    bare = item.name.endswith("-info") and item.value[:7].lower() != "digest "
+    scheme = "Digest " if bare else ""  # RFC 3261 25.1: parameters and no scheme
+    value = drop_auth_params(scheme + item.value, KEY_PARAMS)[len(scheme) :]
     if value == item.value:
         return item
-    return Header(item.name, value, f"{item.line.partition(':')[0]}: {value}")
+    return Header(item.name, value, f"{item.line.partition(':')[0]}: {value}") if value else None
 
 
 def take_challenge(response: Response) -> AkaChallenge:

@@ -58,9 +58,7 @@ class Mirror:
         self._mirror(message, flow, incoming=False)
 
     def _mirror(self, message: Request | Response, flow: Flow, *, incoming: bool) -> None:
-        if isinstance(message, Response):
-            message = strip_keys(message)
-        packet = hep(flow, message, incoming=incoming, at=time.time(), fixed=self._fixed)
+        packet = hep(flow, strip_keys(message), incoming=incoming, at=time.time(), fixed=self._fixed)
         try:
             self._send(packet)
         except OSError as error:

@@ -41,4 +41,4 @@ class MessageLog:
 
 def without_keys(message: Request | Response) -> bytes:
     """What came, as it may be shown."""
-    return (strip_keys(message) if isinstance(message, Response) else message).to_bytes()
+    return strip_keys(message).to_bytes()

@@ -1,13 +1,13 @@
 """Requests from a UE (TS 24.229 5.2.6.3, digest C7): what they must show, and what becomes of them and their responses.
 
 The served user is the one whose SA carried the request, never the one in From. The way is the Service-Route, or the
-route set of the dialog, and nothing the UE would rather have.
+route set of the dialog, and nothing the UE would rather have: neither its Route nor its Request-URI chooses an address.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pcscf import security
+from pcscf import security, trust
 from pcscf.dialog import MOST_OF_ONE, Dialog, DialogKey, Dialogs
 from pcscf.emergency import EmergencyMode, EmergencySettings, alternative_service, is_emergency
 from pcscf.nexthop import NextHops
@@ -17,7 +17,6 @@ from pcscf.passage import (
     Plan,
     Refusal,
     Sides,
-    has_privacy,
     host_of,
     preferred_of,
     readable,
@@ -25,60 +24,17 @@ from pcscf.passage import (
     tag_of,
 )
 from pcscf.registration import Registration, SaSet
-from pcscf.routing import (
-    CHARGING_HEADERS,
-    SEC_AGREE,
-    SECURITY_HEADERS,
-    hops_left,
-    less_our_via,
-    option_tags,
-    received_via,
-    without_sec_agree,
-)
+from pcscf.routing import hops_left, less_our_via, option_tags, received_via
 from pcscf.security import AgreementError
-from pcscf.sip.fields import drop_auth_params, parse_name_addr
+from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.message import Header, Request, Response, header, split_list
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import parse_uri, same_uri
+from pcscf.trust import SEC_AGREE, Crossing
 from pcscf.turn import Turn
 from pcscf.vocabulary import Flow
 
-NOT_FROM_A_UE = (
-    SECURITY_HEADERS
-    | CHARGING_HEADERS
-    | {
-        "route",
-        "record-route",
-        "path",
-        "service-route",
-        "p-associated-uri",
-        "p-asserted-identity",
-        "p-asserted-service",
-        "p-called-party-id",
-        "p-preferred-identity",
-        "p-profile-key",
-        "p-served-user",
-        "p-user-database",
-        "p-visited-network-id",
-        "feature-caps",
-    }
-)
-"""Headers that end here or that a UE is not trusted with (digest C1, B5, B6)."""
-TOUCHED = NOT_FROM_A_UE | {
-    "authorization",
-    "proxy-authorization",
-    "via",
-    "require",
-    "proxy-require",
-    "supported",
-    "max-forwards",
-    "p-access-network-info",
-    "content-length",
-}
-INDICATOR = frozenset({"integrity-protected"})
-"""What only we may say of a request (digest A10)."""
-NOT_TO_A_UE = SECURITY_HEADERS | CHARGING_HEADERS | {"p-visited-network-id", "p-served-user"}
-"""Headers of a response that stay inside the trust domain."""
+_REQUEST_UP = trust.table(Crossing.REQUEST_UP)
 NOT_ASSERTED = frozenset({"ACK", "CANCEL", "INFO", "PRACK", "UPDATE"})
 """Methods that carry no P-Asserted-Identity (RFC 3325 9.1)."""
 SUPPORTED = frozenset({SEC_AGREE})
@@ -114,11 +70,14 @@ class Originating:
         if routes and self._sides.is_gm(route_uri(routes[0])):
             own = routes.pop(0)
         dialog = self._dialog_of(request, registration)
+        beyond: tuple[str, ...] = ()
         if dialog is not None:
-            routes = self._checked(routes, dialog.route, "the route set of the dialog")
-            ways = self._toward(routes[0] if routes else f"<{request.uri}>")
+            absent = not routes and dialog.route == self._to_ecscf  # which left itself out of the route set
+            routes = self._checked(routes, dialog.route, "the route set of the dialog", absent=absent)
+            ways = self._toward(routes[0]) if routes else self._without_route(registration)
         elif is_emergency(request, self.settings.emergency.numbers):
             routes, ways = self._emergency()
+            beyond = self._to_ecscf
         elif not registration.registered:
             raise Refusal(403, "the user is not registered")
         else:
@@ -138,13 +97,13 @@ class Originating:
             return self._to_core(request, flow, way, branch, routes=routes, identity=identity, token=token, icid=icid)
 
         gm = host_of(flow.local, flow.local_port if sa_set is None else sa_set.parameters.port_ps)
-        private = has_privacy(request, "id")
+        privacy = trust.privacy(request)
 
         def back(response: Response) -> Response:
-            return self._to_ue(response, token, gm, private=private)
+            return self._to_ue(response, token, gm, privacy)
 
         def route_of(response: Response) -> tuple[str, ...]:
-            return self._route_of(response, token)
+            return self._route_of(response, token) or beyond
 
         return Plan(registration=registration, build=build, back=back, ways=ways, dialog=dialog, route_of=route_of)
 
@@ -187,6 +146,18 @@ class Originating:
         uri = parse_name_addr(route).uri
         return lambda then: self._hops.to_uri(uri, then)
 
+    def _without_route(self, registration: Registration) -> Callable[[Callable[[list[Flow]], None]], None]:
+        """The way in a dialog whose route set is empty: nobody of the core recorded a route, but the core it is.
+
+        Where the Request-URI would lead is the UE's word, and no address that we may be sent to from our Mw side.
+        """
+        return self._toward(registration.service_route[0]) if registration.service_route else self._hops.to_home
+
+    @property
+    def _to_ecscf(self) -> tuple[str, ...]:
+        ecscf = self.settings.emergency.ecscf
+        return (f"<{ecscf}>" if ";lr" in ecscf else f"<{ecscf};lr>",) if ecscf else ()
+
     def _emergency(self) -> tuple[list[str], Callable[[Callable[[list[Flow]], None]], None]]:
         """An emergency request goes to the E-CSCF; its Route does not count (digest C10). Raises Refusal."""
         emergency = self.settings.emergency
@@ -195,8 +166,7 @@ class Originating:
             raise Refusal(380, "an emergency request, to be made elsewhere", headers, body)
         if emergency.mode is EmergencyMode.REFUSE:
             raise Refusal(403, "emergency requests are not served here")
-        route = f"<{emergency.ecscf}>" if ";lr" in emergency.ecscf else f"<{emergency.ecscf};lr>"
-        return [route], lambda then: self._hops.to_uri(emergency.ecscf, then)
+        return list(self._to_ecscf), lambda then: self._hops.to_uri(emergency.ecscf, then)
 
     def _is_for_us(self, request: Request) -> bool:
         try:
@@ -232,55 +202,48 @@ class Originating:
             out.append(header("Route", ", ".join(routes)))
         if token:
             out.append(header("Record-Route", f"<{core.uri(token, way)}>"))
-        seen_via = seen_hops = seen_length = False
+        seen_via = seen_hops = False
         for item in request.headers:
-            name = item.name
-            if name not in TOUCHED:
+            action = _REQUEST_UP.get(item[0])
+            if action is None:
                 out.append(item)
-            elif name == "via":
+            elif action is not trust.hop:
+                if (kept := action(item)) is not None:
+                    out.append(kept)
+            elif item[0] == "via":
                 out.append(item if seen_via else received_via(item, flow))
                 seen_via = True
-            elif name in NOT_FROM_A_UE:
-                continue
-            elif name == "max-forwards":
+            else:
                 seen_hops = True
                 out.append(header("Max-Forwards", str(int(item.value) - 1)))
-            elif name == "content-length":
-                seen_length = True
-                out.append(item)
-            elif name in ("authorization", "proxy-authorization"):
-                value = drop_auth_params(item.value, INDICATOR)
-                out.append(item if value == item.value else header(name.title(), value))
-            elif name == "p-access-network-info":
-                if "network-provided" not in item.value.lower():
-                    out.append(item)
-            elif (kept := without_sec_agree(item)) is not None:
-                out.append(kept)
         if not seen_hops:
             out.append(header("Max-Forwards", "70"))
         if identity:
             out.append(header("P-Asserted-Identity", identity))
         if icid:
             out.append(core.charging_vector(icid, way))
-        if not seen_length:
+        if request.first("content-length") is None:
             out.append(header("Content-Length", str(len(request.body))))
-        return request.with_headers(out)
+        return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
-    def _to_ue(self, response: Response, token: str, gm: str, *, private: bool) -> Response:
+    def _to_ue(self, response: Response, token: str, gm: str, privacy: frozenset[str]) -> Response:
         """A response as it goes back to the UE: our Record-Route entry becomes one that it can reach (digest C7)."""
         out: list[Header] = []
         seen_via = False
-        drop_identity = private or has_privacy(response, "id")
+        table = trust.table(Crossing.RESPONSE_DOWN, privacy | trust.privacy(response))
         found = self._place(response.values("record-route"), token) if token else None
         place = -1 if found is None else found
         for item in response.headers:
-            name = item.name
-            if name == "via":
+            action = table.get(item[0])
+            if action is None:
+                out.append(item)
+            elif action is not trust.hop:
+                if (kept := action(item)) is not None:
+                    out.append(kept)
+            elif item[0] == "via":
                 out += [item] if seen_via else less_our_via(item)
                 seen_via = True
-            elif name in NOT_TO_A_UE or (drop_identity and name == "p-asserted-identity"):
-                continue
-            elif name == "record-route" and token:
+            elif token:
                 entries = split_list(item.value)
                 if 0 <= place < len(entries):
                     entries[place] = f"<sip:{gm};lr>"

@@ -88,12 +88,6 @@ def tag_of(message: Message, name: str) -> str:
     return parse_name_addr(message.first(name) or "").param("tag") or ""
 
 
-def has_privacy(message: Message, kind: str) -> bool:
-    """Whether Privacy asks for this kind (RFC 3323 4.2: kinds are separated by semicolons)."""
-    value = message.first("privacy")
-    return value is not None and kind in [each.strip().lower() for each in value.split(";")]
-
-
 def host_of(address: IPAddress, port: int) -> str:
     return f"{bracketed(address)}:{port}"
 

@@ -21,6 +21,7 @@ from pcscf.sip.message import Header, Request, Response, header, response_to
 from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import Transaction
 from pcscf.sip.uri import parse_uri, same_uri
+from pcscf.trust import SEC_AGREE
 from pcscf.turn import Turn
 from pcscf.vocabulary import Flow, InstallSecurity
 from xfrm.algorithms import Pair
@@ -171,9 +172,9 @@ class RegisterProcedure:
             if response.status == 401:
                 self._challenged(exchange, response)
             elif 200 <= response.status < 300:
-                self._accepted(exchange, aka.strip_keys(response))
+                self._accepted(exchange, response)
             elif response.status >= 300:
-                self._relay(exchange, aka.strip_keys(response))
+                self._relay(exchange, response)
                 why = f"the core answered {response.status} {response.reason}{_said(response)}"
                 self._turn.problem(f"REGISTER failed: {why}", None, exchange.key.impi)
                 self._authentication_failed(exchange, why)
@@ -197,7 +198,7 @@ class RegisterProcedure:
             self._fail(exchange, 500, "the challenge was overtaken while its SAs were installed")
             return
         self._registrar.step(sa_set, SetEvent.INSTALLED, f"{sa_set.chosen.pair}: {sa_set.chosen.why}")
-        self._relay(exchange, response, [header("Security-Server", sa_set.security_server)])
+        self._reply(exchange, response)
         self._turn.tally.challenge.observe(self._turn.now, self._turn.now - exchange.began)
 
     def refused(self, set_id: int, reason: str) -> None:
@@ -216,7 +217,7 @@ class RegisterProcedure:
         flow = transaction.flow
         if routing.hops_left(request) == 0:
             raise AgreementError(483, "Max-Forwards is 0")
-        unsupported = [tag for tag in routing.option_tags(request.values("proxy-require")) if tag != routing.SEC_AGREE]
+        unsupported = [tag for tag in routing.option_tags(request.values("proxy-require")) if tag != SEC_AGREE]
         if unsupported:
             raise UnsupportedExtension(unsupported)
         credentials = _credentials(request)
@@ -253,7 +254,7 @@ class RegisterProcedure:
             proposal, chosen = self._propose(key, client_lines)
             self._restart(key, credentials)
         elif without is not Without.ADMIT:
-            asked = routing.SEC_AGREE in routing.option_tags(request.values("supported"))
+            asked = SEC_AGREE in routing.option_tags(request.values("supported"))
             status = (494 if asked else 421) if without is Without.REFUSE else int(without)
             raise AgreementError(status, "REGISTER without Security-Client; IPsec is required here")
         registration = self._registrar.find(key)
@@ -332,7 +333,7 @@ class RegisterProcedure:
         if error.status in (421, 494):
             sent = None if sa_set is None else sa_set.security_server
             extra.append(header("Security-Server", sent or security.server_header(self.settings.preference, None)))
-            extra.append(header("Require", routing.SEC_AGREE))
+            extra.append(header("Require", SEC_AGREE))
         elif error.status == 503:
             extra.append(header("Retry-After", "5"))
         elif isinstance(error, UnsupportedExtension):
@@ -364,7 +365,7 @@ class RegisterProcedure:
             self._fail(exchange, 403, "the core challenged the answer to its own challenge")
             return
         if exchange.proposal is None or exchange.chosen is None:
-            self._relay(exchange, aka.strip_keys(response))
+            self._relay(exchange, response)
             return
         former = self._registrar.find(exchange.key)
         for old in tuple(former.sets) if former else ():
@@ -394,7 +395,8 @@ class RegisterProcedure:
             expires=self._turn.now + self.settings.temp_lifetime,
             began_on=exchange.arrived_on,
         )
-        self._installing[sa_set.id] = (exchange, aka.strip_keys(response))
+        to_ue = routing.response_to_ue(response, [header("Security-Server", sa_set.security_server)])
+        self._installing[sa_set.id] = (exchange, to_ue)
         lifetime = int(self.settings.temp_lifetime) + BACKSTOP
         sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)
         self._turn.do(InstallSecurity(sa_set.id, sas))
@@ -483,12 +485,16 @@ class RegisterProcedure:
             linger = self._signalling.linger(exchange.reply_flow)
             self._registrar.step(sa_set, SetEvent.AUTHENTICATION_FAILED, why, linger=linger)
 
-    def _relay(self, exchange: Exchange, response: Response, extra: Sequence[Header] = ()) -> None:
-        """Pass a response on where its request came from. Its keys are out already."""
+    def _relay(self, exchange: Exchange, response: Response) -> None:
+        """Pass a response of the core on."""
+        self._reply(exchange, routing.response_to_ue(response))
+
+    def _reply(self, exchange: Exchange, response: Response) -> None:
+        """Answer where the request came from."""
         flow = exchange.reply_flow
         if response.status >= 300:
             flow = self._refusal_flow(flow, exchange.arrived_on)
-        self._signalling.reply(exchange.server, flow, routing.response_to_ue(response, extra))
+        self._signalling.reply(exchange.server, flow, response)
 
     def _fail(self, exchange: Exchange, status: int, why: str) -> None:
         """End a REGISTER with an answer of our own, on the SA it came on."""

@@ -1,6 +1,6 @@
 """Header edits of the P-CSCF: message in, message out (TS 24.229 5.2.2, digest C2 to C4).
 
-Each direction is one pass over the headers. Pure text work: who may send what is decided in `proxy`.
+Each direction is one pass over the headers. Which of them cross the border is `trust`; who may send what is `proxy`.
 """
 
 import re
@@ -8,52 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from pcscf.sip.fields import drop_auth_params, parse_via, top_via
+from pcscf import trust
+from pcscf.sip.fields import parse_via, top_via
 from pcscf.sip.message import Header, Request, Response, header, split_list
 from pcscf.sip.parse import ParseError
+from pcscf.trust import Crossing
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress, bracketed
 
 _PARAM = re.compile(r'(?:[^;"]++|"(?:[^"\\]|\\.)*+(?:"|$))++', re.DOTALL)
-SEC_AGREE = "sec-agree"
-SECURITY_HEADERS = frozenset({"security-client", "security-server", "security-verify"})
-CHARGING_HEADERS = frozenset({"p-charging-vector", "p-charging-function-addresses"})
-
-NOT_FROM_A_UE = (
-    SECURITY_HEADERS
-    | CHARGING_HEADERS
-    | {
-        "route",  # a REGISTER goes to the home network by its Request-URI, never where the UE says
-        "record-route",
-        "path",
-        "service-route",
-        "p-associated-uri",
-        "p-asserted-identity",
-        "p-asserted-service",
-        "p-visited-network-id",
-        "p-called-party-id",
-        "p-profile-key",
-        "p-served-user",
-        "p-user-database",
-        "feature-caps",
-    }
-)
-"""Headers of a REGISTER that end at the P-CSCF or that a UE is not trusted with (digest C1, C2)."""
-
-TOUCHED = NOT_FROM_A_UE | {
-    "via",
-    "require",
-    "proxy-require",
-    "supported",
-    "authorization",
-    "max-forwards",
-    "p-access-network-info",
-    "content-length",
-}
-"""Headers of a REGISTER that are looked at on their way; the rest passes as it is."""
-
-NOT_TO_A_UE = SECURITY_HEADERS | CHARGING_HEADERS
-"""Headers of a response that stay inside the trust domain (digest C4)."""
+_REGISTER_UP = trust.table(Crossing.REGISTER_UP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,53 +64,37 @@ def register_to_core(
     Raises ParseError.
     """
     out = [header("Via", f"SIP/2.0/{way.transport} {core.sent_by(way)};branch={branch}")]
-    seen_via = seen_hops = seen_length = False
+    seen_via = seen_hops = False
     required: list[str] = []
     for item in request.headers:
-        name = item.name
-        if name not in TOUCHED:
+        name = item[0]
+        action = _REGISTER_UP.get(name)
+        if action is None:
             out.append(item)
-        elif name == "via" and not seen_via:
-            seen_via = True
-            out.append(received_via(item, flow))
-        elif name in NOT_FROM_A_UE:
-            continue
-        elif name == "require":
-            required += [tag for tag in split_list(item.value) if tag.lower() not in (SEC_AGREE, "path")]
-        elif name in ("proxy-require", "supported"):
-            kept = without_sec_agree(item)
-            if kept is not None:
+        elif action is not trust.hop:
+            if (kept := action(item)) is not None:
                 out.append(kept)
+        elif name == "via":
+            out.append(item if seen_via else received_via(item, flow))
+            seen_via = True
+        elif name == "require":
+            required += [tag for tag in split_list(item.value) if tag.lower() not in (trust.SEC_AGREE, "path")]
         elif name == "authorization":
-            value = drop_auth_params(item.value, frozenset({"integrity-protected"}))
+            credentials = trust.without_indicator(item)
             indicator = f',integrity-protected="{integrity_protected}"' if integrity_protected else ""
-            out.append(header("Authorization", f"{value}{indicator}"))
-        elif name == "max-forwards":
+            out.append(header("Authorization", f"{credentials.value}{indicator}"))
+        else:
             seen_hops = True
             out.append(header("Max-Forwards", str(int(item.value) - 1)))
-        elif name == "p-access-network-info" and "network-provided" in item.value.lower():
-            continue
-        else:
-            seen_length = seen_length or name == "content-length"
-            out.append(item)
     if not seen_hops:
         out.append(header("Max-Forwards", "70"))
     out.append(header("Path", f"<{path_uri}>"))
     out.append(header("Require", ", ".join([*required, "path"])))
     out.append(header("P-Visited-Network-ID", f'"{core.visited_network}"'))
     out.append(core.charging_vector(icid, way))
-    if not seen_length:
+    if request.first("content-length") is None:
         out.append(header("Content-Length", str(len(request.body))))
-    return request.with_headers(out)
-
-
-def without_sec_agree(item: Header) -> Header | None:
-    """A header of option tags less sec-agree; None if nothing is left (RFC 3329 2.3.1)."""
-    tags = split_list(item.value)
-    kept = [tag for tag in tags if tag.lower() != SEC_AGREE]
-    if len(kept) == len(tags):
-        return item
-    return header(item.line.partition(":")[0].strip(), ", ".join(kept)) if kept else None
+    return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
 
 def received_via(item: Header, flow: Flow) -> Header:
@@ -181,23 +129,21 @@ def less_our_via(item: Header) -> list[Header]:
 
 
 def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response:
-    """A response of the core as it goes to the UE: our Via and what is the network's own taken out (digest C3, C4).
-
-    ck and ik are taken out before, by `aka.strip_keys`.
-    """
+    """A response of the core as it goes to the UE: our Via, keys and what is the network's own out (digest C3, C4)."""
     out: list[Header] = []
-    seen_via = seen_length = False
+    seen_via = False
+    table = trust.table(Crossing.REGISTER_DOWN, trust.privacy(response))
     for item in response.headers:
-        if item.name == "via" and not seen_via:
-            seen_via = True
-            out += less_our_via(item)
-        elif item.name in NOT_TO_A_UE:
-            continue
-        else:
-            seen_length = seen_length or item.name == "content-length"
+        action = table.get(item[0])
+        if action is None:
             out.append(item)
+        elif action is trust.hop:
+            out += [item] if seen_via else less_our_via(item)
+            seen_via = True
+        elif (kept := action(item)) is not None:
+            out.append(kept)
     out.extend(extra)
-    if not seen_length:
+    if response.first("content-length") is None:
         out.append(header("Content-Length", str(len(response.body))))
     return response.with_headers(out)
 

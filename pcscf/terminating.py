@@ -6,6 +6,7 @@ never where a name server or a Contact would lead it.
 
 from collections.abc import Callable
 
+from pcscf import trust
 from pcscf.dialog import MOST_OF_ONE, DialogKey, Dialogs
 from pcscf.originating import own_answer
 from pcscf.passage import (
@@ -13,7 +14,6 @@ from pcscf.passage import (
     Plan,
     Refusal,
     Sides,
-    has_privacy,
     host_of,
     preferred_of,
     readable,
@@ -22,40 +22,18 @@ from pcscf.passage import (
 )
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration
-from pcscf.routing import CHARGING_HEADERS, SECURITY_HEADERS, hops_left, less_our_via, received_via
+from pcscf.routing import hops_left, received_via
 from pcscf.signalling import Signalling
 from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.message import REASONS, Header, Request, Response, header, split_list
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import parse_uri
+from pcscf.trust import Crossing
 from pcscf.vocabulary import Flow
 
 MOST_OVER_UDP = 1300
 """Octets of a request; a longer one goes over TCP (TS 24.229 4.2A, RFC 3261 18.1.1)."""
-NOT_TO_A_UE = (
-    SECURITY_HEADERS | CHARGING_HEADERS | {"p-access-network-info", "p-visited-network-id", "p-served-user", "path"}
-)
-"""Headers of a request that stay inside the trust domain; with Privacy: id also P-Asserted-Identity."""
-NOT_FROM_A_UE = (
-    SECURITY_HEADERS
-    | CHARGING_HEADERS
-    | {
-        "record-route",
-        "p-asserted-identity",
-        "p-preferred-identity",
-        "p-visited-network-id",
-        "p-asserted-service",
-        "feature-caps",
-        "path",
-        "service-route",
-        "p-associated-uri",
-        "p-called-party-id",
-        "p-profile-key",
-        "p-served-user",
-        "p-user-database",
-    }
-)
-"""Headers of a response that a UE is not trusted with, or that we put in ourselves."""
+_RESPONSE_UP = trust.table(Crossing.RESPONSE_UP)
 
 
 class Terminating:
@@ -89,15 +67,17 @@ class Terminating:
             raise Refusal(486, f"the UE has {MOST_OF_ONE} dialogs already")
         gm = self._sent_by(registration)
         record = [f"<{self._sides.core.uri(token, flow)}>", *request.values("record-route")] if forming else []
-        drop_identity = has_privacy(request, "id")
+        vias = [item for item in request.headers if item.name == "via"]
+        vias[0] = received_via(vias[0], flow)
+        privacy = trust.privacy(request)
         called = request.first("p-called-party-id") or ""
         charging = _answered_vector(request.first("p-charging-vector"), self._sides.core.visited_network)
 
         def build(way: Flow, branch: str) -> Request:
-            return self._to_ue(request, flow, way, branch, gm, routes, forming=forming, drop_identity=drop_identity)
+            return self._to_ue(request, vias, way, branch, gm, routes, forming=forming, privacy=privacy)
 
         def back(response: Response) -> Response:
-            return self._to_core(response, registration, record, called, charging)
+            return self._to_core(response, vias, registration, record, called, charging)
 
         def ways(then: Callable[[list[Flow]], None]) -> None:
             then(self._ways(request, registration, build))
@@ -132,7 +112,7 @@ class Terminating:
         if sa_set is None:
             return [] if registration.clear is None else [registration.clear]
         udp, tcp = self._signalling.downlink(sa_set), self._signalling.connection(sa_set)
-        if "transport=tcp" in request.uri.lower():
+        if _asks_for_tcp(request.uri):
             return [tcp, udp]
         size = len(build(udp, "z9hG4bK0123456789abcdef").to_bytes()) if _may_be_long(request) else 0
         return [tcp, udp] if size > MOST_OVER_UDP else [udp]
@@ -140,70 +120,83 @@ class Terminating:
     def _to_ue(
         self,
         request: Request,
-        flow: Flow,
+        vias: list[Header],
         way: Flow,
         branch: str,
         gm: str,
         routes: list[str],
         *,
         forming: bool,
-        drop_identity: bool,
+        privacy: frozenset[str],
     ) -> Request:
         """The request as it goes to the UE, in one pass over its headers."""
-        out = [header("Via", f"SIP/2.0/{way.transport} {gm};branch={branch}")]
+        out = [header("Via", f"SIP/2.0/{way.transport} {gm};branch={branch}"), *vias]
         if routes:
             out.append(header("Route", ", ".join(routes)))
         if forming:
             out.append(header("Record-Route", f"<sip:{gm};lr>"))
-        seen_via = seen_hops = seen_length = False
+        seen_hops = False
+        table = trust.table(Crossing.REQUEST_DOWN, privacy)
         for item in request.headers:
-            name = item.name
-            if name == "via":
-                out.append(item if seen_via else received_via(item, flow))
-                seen_via = True
-            elif name == "route" or name in NOT_TO_A_UE or (drop_identity and name == "p-asserted-identity"):
-                continue
-            elif name == "max-forwards":
+            action = table.get(item[0])
+            if action is None:
+                out.append(item)
+            elif action is not trust.hop:
+                if (kept := action(item)) is not None:
+                    out.append(kept)
+            elif item[0] == "max-forwards":
                 seen_hops = True
                 out.append(header("Max-Forwards", str(int(item.value) - 1)))
-            else:
-                seen_length = seen_length or name == "content-length"
-                out.append(item)
         if not seen_hops:
             out.append(header("Max-Forwards", "70"))
-        if not seen_length:
+        if request.first("content-length") is None:
             out.append(header("Content-Length", str(len(request.body))))
-        return request.with_headers(out)
+        return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
     def _to_core(
-        self, response: Response, registration: Registration, record: list[str], called: str, charging: str
+        self,
+        response: Response,
+        vias: list[Header],
+        registration: Registration,
+        record: list[str],
+        called: str,
+        charging: str,
     ) -> Response:
-        """A response as it goes back to the core: our own Record-Route list and who the user is (C8, 5.2.6.4.4)."""
-        out: list[Header] = []
-        seen_via = False
+        """A response as it goes back to the core: who the user is, and the way it came (C8, 5.2.6.4.4).
+
+        Via and Record-Route are those of the request, whatever the UE made of them: they lead others, too.
+        """
+        out = list(vias)
         preferred: list[str] = []
         for item in response.headers:
-            name = item.name
-            if name == "via":
-                out += [item] if seen_via else less_our_via(item)
-                seen_via = True
-            elif name in NOT_FROM_A_UE:
-                if name == "p-preferred-identity":
-                    preferred += split_list(item.value)
-            elif name == "p-access-network-info" and "network-provided" in item.value.lower():
-                continue
-            else:
+            action = _RESPONSE_UP.get(item[0])
+            if action is None:
                 out.append(item)
-        if record and any(item.name == "record-route" for item in response.headers):
+            elif action is not trust.hop:
+                if (kept := action(item)) is not None:
+                    out.append(kept)
+            elif item[0] == "p-preferred-identity":
+                preferred += split_list(item.value)
+        if record and 100 < response.status < 300:
             out.append(header("Record-Route", ", ".join(record)))
         if identity := _asserted(registration, preferred, called):
             out.append(header("P-Asserted-Identity", identity))
         if charging:
             out.append(header("P-Charging-Vector", charging))
         if response.status == 503:  # it is about this UE, and would be taken for one about the core (RFC 3261 16.7)
-            kept = tuple(item for item in out if item.name != "retry-after")
-            return Response(status=500, reason=REASONS[500], headers=kept, body=response.body)
+            rest = tuple(item for item in out if item.name != "retry-after")
+            return Response(status=500, reason=REASONS[500], headers=rest, body=response.body)
         return response.with_headers(out)
+
+
+def _asks_for_tcp(uri: str) -> bool:
+    """Whether the Contact that a request is for wants TCP. It chooses no address."""
+    if "tcp" not in uri.lower():
+        return False
+    try:
+        return (parse_uri(uri).param("transport") or "").lower() == "tcp"
+    except ParseError:
+        return False
 
 
 def _asserted(registration: Registration, preferred: list[str], called: str) -> str:

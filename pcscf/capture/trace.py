@@ -5,19 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcscf.aka import strip_keys
 from pcscf.capture.file import SECOND
 from pcscf.capture.sip import Seen, Unread
 from pcscf.drawing import DASHED, DOUBLE, PORT, SINGLE, TIME, Arrow, Sheet
-from pcscf.sip.fields import drop_auth_params, parse_cseq
-from pcscf.sip.message import Message, Request, header
+from pcscf.sip.fields import parse_cseq
+from pcscf.sip.message import Message, Request
 from pcscf.sip.parse import ParseError
 from xfrm.model import IPAddress
 
 WIDEST, NARROWEST = 52, 30
 """Characters of an arrow."""
 USER_HEADERS = ("from", "to", "contact", "authorization", "p-preferred-identity", "p-asserted-identity")
-KEYS = frozenset(("ck", "ik"))
-CHALLENGES = ("www-authenticate", "proxy-authenticate", "authentication-info")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,12 +174,8 @@ def _called(address: IPAddress, roles: Mapping[IPAddress, str]) -> str:
 
 
 def shown(message: Message) -> str:
-    """The whole message for people: keys of a challenge are masked, a body that is no text is counted."""
-    headers = tuple(
-        header(each.line.partition(":")[0], drop_auth_params(each.value, KEYS)) if each.name in CHALLENGES else each
-        for each in message.headers
-    )
-    head = message.with_headers(headers).to_bytes()[: -len(message.body) or None].decode(errors="replace")
+    """The whole message for people: keys of a challenge are taken out, a body that is no text is counted."""
+    head = strip_keys(message).to_bytes()[: -len(message.body) or None].decode(errors="replace")
     try:
         return head + message.body.decode()
     except UnicodeDecodeError:

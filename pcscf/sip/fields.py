@@ -184,11 +184,7 @@ def drop_auth_params(value: str, names: frozenset[str]) -> str:
     if found is None or params is None:
         first = named.search(value)
         return value if first is None else value[: first.start()].rstrip(" \t,")
-    kept = [
-        value[start:end]
-        for name, raw, start, end in params
-        if name not in names and not ("=" in raw and hidden.search(raw))
-    ]
+    kept = [value[start:end] for name, raw, start, end in params if name not in names and not hidden.search(raw)]
     if len(kept) == len(params):
         return value
     return (value[: found.end()] + ",".join(kept).lstrip()).rstrip()
@@ -200,7 +196,7 @@ def _patterns(names: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
     words = "|".join(map(re.escape, sorted(names)))
     return (
         re.compile(rf"(?i)(?<![A-Za-z0-9_.-])(?:{words})(?![A-Za-z0-9_.-])"),
-        re.compile(rf'(?i)(?<![A-Za-z0-9_.-])(?:{words})\s*=[\s"\\=]*[0-9a-f]{{16}}'),
+        re.compile(rf"(?i)(?<![A-Za-z0-9_.-])(?:{words})[^0-9A-Za-z]++[0-9a-f]{{16}}"),
     )
 
 

@@ -22,6 +22,7 @@ COMPACT = {
     "k": "supported",
     "l": "content-length",
     "m": "contact",
+    "n": "identity-info",
     "o": "event",
     "r": "refer-to",
     "s": "subject",
@@ -29,6 +30,7 @@ COMPACT = {
     "u": "allow-events",
     "v": "via",
     "x": "session-expires",
+    "y": "identity",
 }
 """Compact form -> long form, lower case (RFC 3261 7.3.3 and the IANA registry)."""
 
