@@ -30,7 +30,7 @@ from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.store import Store
 from pcscf.tally import Tally
-from pcscf.transport import Transport
+from pcscf.transport import Transport, raise_descriptor_limit
 from pcscf.vocabulary import (
     Action,
     CloseFlow,
@@ -60,6 +60,7 @@ from xfrm.model import IPAddress, SaId, SaRecord, XfrmError
 log = logging.getLogger("pcscf")
 STUCK_AFTER = 0.5
 """Seconds after which a challenge has waited for long: the UE may need help."""
+FEW_DESCRIPTORS = "at most %d TCP connections instead of %d (limits.connections): raise the limit of open files"
 EXPIRATIONS_EVERY = 1.0
 """Seconds between looks at the backstop lifetimes of the backend."""
 
@@ -95,13 +96,18 @@ class Server:
         self.proxy = Proxy(config.settings, random_octets=os.urandom)
         self._store = store
         self._restart = Restart(store, self.proxy) if store is not None else None
+        raise_descriptor_limit()
         self._transport = Transport(
             self._on_message,
             self._on_malformed,
             self._on_closed,
+            connections=config.limits.connections,
             connections_per_source=config.limits.connections_per_source,
-            on_refused=self._on_refused,
+            keeps=self._keeps,
+            on_trouble=self._trouble,
         )
+        if self._transport.limit < config.limits.connections:
+            log.warning(FEW_DESCRIPTORS, self._transport.limit, config.limits.connections)
         self._resolver = Resolver(
             self.handle,
             families={address.version for address in config.mw.addresses},
@@ -212,7 +218,7 @@ class Server:
         """Take over what can change while we run; the names of that, and of what needs a restart."""
         self.config, taken, left = self.config.reloaded(new)
         self.proxy.adopt(self.config.settings)
-        self._transport.connections_per_source = self.config.limits.connections_per_source
+        self._transport.allow(self.config.limits.connections, self.config.limits.connections_per_source)
         return taken, left
 
     @property
@@ -313,8 +319,8 @@ class Server:
             case _:
                 assert_never(action)
 
-    def _trouble(self, detail: str) -> None:
-        self._record(Problem(at=asyncio.get_running_loop().time(), flow=None, impi="", detail=detail))
+    def _trouble(self, detail: str, flow: Flow | None = None) -> None:
+        self._record(Problem(at=asyncio.get_running_loop().time(), flow=flow, impi="", detail=detail))
 
     def _record(self, record: Record) -> None:
         self.journal.append(record)
@@ -362,6 +368,7 @@ class Server:
             self.tally.lag = max(0.0, loop.time() - self._watch.when())
             self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
+        self._transport.end_idle(self.config.limits.idle_connection)
         self._look_at_the_stuck()
         if self.proxy.resuming:
             self.handle(Resume())
@@ -395,9 +402,12 @@ class Server:
     def _on_malformed(self, error: ParseError, flow: Flow) -> None:
         self.handle(Malformed(error, flow))
 
-    def _on_refused(self, flow: Flow) -> None:
-        limit = self.config.limits.connections_per_source
-        self._trouble(f"{flow.remote} has {limit} connections; no more are taken (limits.connections_per_source)")
+    def _keeps(self, flow: Flow) -> bool:
+        """Whether a TCP connection must stay although it is idle: a contact without IPsec, or a set of SAs, has it."""
+        if flow.interface is Interface.GM_PROTECTED:
+            return self.registrar.at_ports(flow.remote, flow.remote_port, flow.local_port) is not None
+        contact = self.registrar.in_clear(flow)
+        return contact is not None and (contact.registered or self.proxy.dialogs.count(contact) > 0)
 
     def _on_closed(self, flow: Flow, reason: str) -> None:
         self.handle(FlowClosed(flow, reason))
