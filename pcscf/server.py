@@ -23,6 +23,7 @@ from pcscf.messages import MessageLog, without_keys
 from pcscf.nexthop import NextHops
 from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
 from pcscf.proxy import Proxy
+from pcscf.ratelimit import JournalLimit
 from pcscf.registrar import Registrar
 from pcscf.resolve import Resolver
 from pcscf.restart import Restart
@@ -89,6 +90,7 @@ class Server:
         self._mirror: Mirror | None = None
         self.witness = Witness((config.ipsec.ports_ps, config.ipsec.ports_pc), self.backend.devices)
         self.journal = Journal()
+        self._journal_limit = JournalLimit(self._is_contact_in_clear)
         self.started = time.time()
         self.messages = MessageLog(config.admin.message_memory << 20)
         self.traced: set[IPAddress] = set()
@@ -323,9 +325,11 @@ class Server:
         self._record(Problem(at=asyncio.get_running_loop().time(), flow=flow, impi="", detail=detail))
 
     def _record(self, record: Record) -> None:
-        self.journal.append(record)
+        admitted = self._journal_limit.admits(record, record.at)
+        if admitted:
+            self.journal.append(record)
         match record:
-            case MessageSeen():
+            case MessageSeen() if admitted:
                 self._keep(record)
             case SetChanged():
                 self.tally.events[record.event.value] += 1
@@ -335,7 +339,14 @@ class Server:
                 self.tally.problems += 1
             case _:
                 pass
-        logs.write(record)
+        if admitted:
+            logs.write(record)
+
+    def _tell_left_out(self) -> None:
+        """Say how much of a flood was not written down."""
+        for each in self._journal_limit.left_out(asyncio.get_running_loop().time()):
+            self._trouble(f"journal: {each}")
+        logs.tell_left_out()
 
     def _keep(self, seen: MessageSeen) -> None:
         """Keep the text of a message that was just noted: what this turn is about, or what was sent last."""
@@ -369,6 +380,7 @@ class Server:
             self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
         self._transport.end_idle(self.config.limits.idle_connection)
+        self._tell_left_out()
         self._look_at_the_stuck()
         if self.proxy.resuming:
             self.handle(Resume())
@@ -408,6 +420,10 @@ class Server:
             return self.registrar.at_ports(flow.remote, flow.remote_port, flow.local_port) is not None
         contact = self.registrar.in_clear(flow)
         return contact is not None and (contact.registered or self.proxy.dialogs.count(contact) > 0)
+
+    def _is_contact_in_clear(self, flow: Flow) -> bool:
+        contact = self.registrar.in_clear(flow)
+        return contact is not None and contact.registered
 
     def _on_closed(self, flow: Flow, reason: str) -> None:
         self.handle(FlowClosed(flow, reason))
