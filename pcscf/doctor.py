@@ -52,7 +52,7 @@ class Finding:
 
 
 def examine(config: Config | None) -> list[Finding]:
-    """Look at kernel ESP, modules, capabilities, TUN, time and fragments; with a configuration at addresses and ports."""
+    """Look at kernel ESP, modules, capabilities, TUN, time, fragments; with a configuration at addresses, ports."""
     kernel_lacks = kernel.probe()
     userspace_lacks = divert.missing()
     findings = [

@@ -33,8 +33,8 @@ RESERVED_DESCRIPTORS = 256
 MOST_DESCRIPTORS = 1 << 20
 CONNECTION_BACKLOG = 262_144
 """Octets that may wait on one TCP connection before it is given up."""
-CLEAR_BACKLOG = 65_536
-"""The same in clear, where answers are few and short."""
+CLEAR_BACKLOG = 131_072
+"""The same on one that came in clear: room for two of the longest messages."""
 UNREAD = 256
 """Connections of one interface whose peers leave unread what we send; of more the first is given up."""
 UNPARSED = {Interface.GM: 16 << 20, Interface.GM_PROTECTED: 64 << 20, Interface.MW: 64 << 20}
@@ -315,7 +315,7 @@ class Transport:
 
     def _make_room(self, flow: Flow, *, ours: bool = False) -> "_Connection | None":
         """A place for one more connection, if there is one or another makes room."""
-        now = time.monotonic()
+        now, in_clear = time.monotonic(), flow.interface is Interface.GM
         room = self._table.room(flow, now, ours=ours)
         if room.ends is not None:
             self._table.discard(room.ends)  # its descriptor is free a moment later: there is a reserve
@@ -324,14 +324,14 @@ class Transport:
             taken = "a new one ends the longest idle one in clear" if room.ends else "no more are taken"
             told = f"there are {len(self._table)} TCP connections, too many {WHERE[flow.interface]}: {taken}"
             self._tell_once(f"full {flow.interface}", f"{told} (limits.connections)")
-        elif room.full is Full.SOURCE and room.ends is None and flow.remote not in self._crowded:
+        elif room.full is Full.SOURCE and flow.remote not in self._crowded:
             self._crowded.add(flow.remote)
-            most = self._table.per_source
-            told = f"{flow.remote} has {most} connections; no more are taken (limits.connections_per_source)"
+            taken = "a new one ends the longest idle one" if room.ends else "no more are taken"
+            told = f"{flow.remote} has {self._table.per_source} connections; {taken} (limits.connections_per_source)"
             self.on_trouble(told, flow)
         if room.full is not None and room.ends is None:
             return None
-        connection = _Connection(self, flow)
+        connection = _Connection(self, flow, CLEAR_BACKLOG if in_clear and not ours else CONNECTION_BACKLOG)
         self._table.add(connection, now)
         return connection
 
@@ -408,13 +408,13 @@ class Transport:
 class _Connection(asyncio.Protocol):
     """One TCP connection, accepted or made by us."""
 
-    def __init__(self, owner: Transport, flow: Flow) -> None:
+    def __init__(self, owner: Transport, flow: Flow, backlog: int) -> None:
         self.flow = flow
         self.heard = 0.0
         self._owner = owner
         self._parser = StreamParser()
         self._held = 0
-        self._backlog = CLEAR_BACKLOG if flow.interface is Interface.GM else CONNECTION_BACKLOG
+        self._backlog = backlog
         self._stream: asyncio.Transport | None = None
         self._reason = ""
         """Why we ended it."""
