@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from pcscf import PcscfError, tomlfile
+from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE
 from pcscf.emergency import EmergencyMode, EmergencySettings
 from pcscf.logs import LogFormat, LogLevel
 from pcscf.nexthop import ConfiguredHop, HopSettings, Transport, read_uri
@@ -302,7 +303,9 @@ class Limits(Part):
 
     pending_per_source: Annotated[int, Field(ge=1)] = 64
     transactions: Annotated[int, Field(ge=1)] = 50_000
-    connections_per_source: Annotated[int, Field(ge=1)] = 64
+    connections_per_source: Annotated[int, Field(ge=1)] = CONNECTIONS_PER_SOURCE
+    connections: Annotated[int, Field(ge=16)] = CONNECTIONS
+    idle_connection: Annotated[float, Field(ge=1)] = 120
 
 
 class Log(Part):

@@ -22,6 +22,18 @@ CAP_NET_RAW = 13
 TIME_ERROR = 5
 """State of ntp_adjtime(3) for a clock that nothing disciplines."""
 MODULES = ("xfrm_user", "esp4", "esp6")
+SETTINGS = Path("/proc/sys/net")
+REASSEMBLY = {
+    "IPv4": ("ipv4/ipfrag_high_thresh", "ipv4/ipfrag_time"),
+    "IPv6": ("ipv6/ip6frag_high_thresh", "ipv6/ip6frag_time"),
+    "IPv6 before nftables": ("netfilter/nf_conntrack_frag6_high_thresh", "netfilter/nf_conntrack_frag6_timeout"),
+}
+"""Memory of the kernel for packets that are not whole, and seconds that it keeps one."""
+LONE_FRAGMENT = 1024
+"""Octets of it, about, that a small fragment takes."""
+LONE_FRAGMENTS = 10_000
+"""A second: fewer of them must not stop reassembly."""
+WANTED_MEMORY, WANTED_TIME = 256 << 20, 2
 
 
 class Verdict(StrEnum):
@@ -41,7 +53,7 @@ class Finding:
 
 
 def examine(config: Config | None) -> list[Finding]:
-    """Look at kernel ESP, modules, capabilities, TUN, time; with a configuration also at addresses and ports."""
+    """Look at kernel ESP, modules, capabilities, TUN, time, fragments; with a configuration at addresses, ports."""
     kernel_lacks = kernel.probe()
     userspace_lacks = divert.missing()
     findings = [
@@ -50,6 +62,7 @@ def examine(config: Config | None) -> list[Finding]:
         _backend("userspace ESP", userspace_lacks, "TUN, raw sockets and nftables are there", spared=not kernel_lacks),
         *_capabilities(),
         _clock(),
+        *_reassembly(SETTINGS),
     ]
     if config is not None:
         if config.ipsec.backend != "auto":
@@ -173,6 +186,28 @@ def _clock() -> Finding:
             remedy="run an NTP client, or captures and core logs will not line up",
         )
     return Finding(subject="time", verdict=Verdict.GOOD, text=now)
+
+
+def _reassembly(settings: Path) -> list[Finding]:
+    """A long REGISTER over UDP comes in fragments; lone ones keep the kernel from reassembling any."""
+    findings = []
+    for family, (memory_name, time_name) in REASSEMBLY.items():
+        memory, seconds = (_read(settings / name).strip() for name in (memory_name, time_name))
+        if not (memory.isdecimal() and seconds.isdecimal()):
+            continue
+        bearable = int(memory) // LONE_FRAGMENT // max(1, int(seconds))
+        text = f"about {bearable} lone fragments a second stop all reassembly ({memory} octets, {seconds} s)"
+        name, after = (f"net.{each.replace('/', '.')}" for each in (memory_name, time_name))
+        few = bearable < LONE_FRAGMENTS
+        findings.append(
+            Finding(
+                subject=f"fragments of {family}",
+                verdict=Verdict.WARNING if few else Verdict.GOOD,
+                text=text,
+                remedy=f"sysctl -w {name}={WANTED_MEMORY} {after}={WANTED_TIME}" if few else "",
+            )
+        )
+    return findings
 
 
 def _addresses_and_ports(config: Config) -> list[Finding]:

@@ -1,30 +1,56 @@
 """What `pcscf run` writes to standard error: a line for each registration event and problem, for people or machines.
 
 A line says whose it is, in which dialog, and the cause; a record of the journal is its source, so no key can be in it.
-Rotation is left to whoever keeps the output.
+What strangers can cause is limited, and it is said how much was left out. Rotation is left to whoever keeps the output.
 """
 
 import json
 import logging
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Literal
 
 from pcscf.observe import Attempt, MessageSeen, Problem, Record, describe
+from pcscf.ratelimit import Rate, RateLimit, Rates, Share, share_of
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning"]
 log = logging.getLogger("pcscf")
-FIELDS = ("event", "ue", "call_id", "flow")
+FIELDS = ("event", "kind", "ue", "call_id", "flow")
 """Of a record, beside its text."""
+PROBLEMS = Rates(source=Rate(20, 1), all=Rate(200, 2))
+"""Lines that strangers can cause: a flood of all kinds stays below a megabyte in its first ten seconds."""
+REGISTRATIONS = Rates(source=Rate(100, 10), all=Rate(1500, 50))
+"""Lines about sets and registrations, and when debugging about messages."""
+_limit: RateLimit | None = None
+"""From `set_up` on."""
 
 
 def set_up(level: LogLevel, style: LogFormat) -> None:
     """Begin to write, or write in another way from now on."""
+    global _limit
+    if _limit is None:
+        _limit = RateLimit(unusual=PROBLEMS, usual=REGISTRATIONS)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    handler.addFilter(_is_admitted)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _is_admitted(line: logging.LogRecord) -> bool:
+    """Lines that are no record's, those of asyncio among them: each place in the code has a share of its own."""
+    if _limit is None or hasattr(line, "event"):
+        return True
+    return _limit.admits(Share(f"lines of {line.name}", (line.pathname, line.lineno)), time.monotonic())
+
+
+def tell_left_out() -> None:
+    """Say how many lines were left out, once there are no more of them or every some seconds."""
+    if _limit is not None:
+        for each in _limit.left_out(time.monotonic()):
+            log.warning("log: %s", each, extra={"event": "LeftOut"})
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -73,7 +99,7 @@ def write(record: Record) -> None:
             level = logging.WARNING
         case _:
             level = logging.INFO
-    if not log.isEnabledFor(level):
+    if not log.isEnabledFor(level) or not (_limit is None or _limit.admits(share_of(record), time.monotonic())):
         return
     flow = record.flow if isinstance(record, Problem) else None
     log.log(
@@ -82,6 +108,7 @@ def write(record: Record) -> None:
         describe(record),
         extra={
             "event": type(record).__name__,
+            "kind": record.kind.value if isinstance(record, Problem) else "",
             "ue": "" if isinstance(record, MessageSeen) else record.impi,
             "call_id": record.call_id,
             "flow": "" if flow is None else str(flow),

@@ -91,6 +91,19 @@ class RegistrationChanged:
     call_id: str = ""
 
 
+class ProblemKind(StrEnum):
+    """What a problem is about: what is alike is counted together."""
+
+    MALFORMED = "malformed"
+    IN_CLEAR = "in clear"
+    """Of a peer that nothing is known of."""
+    REFUSED = "refused"
+    """Of a UE inside ESP, or of a user."""
+    UNDELIVERED = "not delivered"
+    CORE = "core"
+    OTHER = "other"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something was refused or lost. `detail` says what, with which value."""
@@ -100,6 +113,7 @@ class Problem:
     impi: str
     detail: str
     call_id: str = ""
+    kind: ProblemKind = ProblemKind.OTHER
 
 
 Record = MessageSeen | Attempt | SetChanged | RegistrationChanged | Problem

@@ -14,7 +14,7 @@ from typing import NamedTuple, assert_never
 from pcscf.dialog import Dialogs
 from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency
 from pcscf.nexthop import HopSettings, NextHops
-from pcscf.observe import SetEvent
+from pcscf.observe import ProblemKind, SetEvent
 from pcscf.originating import Originating, OriginatingSettings
 from pcscf.passage import Sides
 from pcscf.regevent import RegEvents, RegEventSettings
@@ -172,12 +172,14 @@ class Proxy:
                 try:
                     self._received(message, flow)
                 except ParseError as error:  # without a readable Via there is nowhere to answer
-                    self._turn.problem(f"a message whose way cannot be read; dropped: {error}", flow)
+                    self._turn.problem(
+                        f"a message whose way cannot be read; dropped: {error}", flow, kind=ProblemKind.MALFORMED
+                    )
             case Malformed(error, flow):
                 self._malformed(error, flow)
             case FlowClosed(flow, reason):
                 if flow.transport == "UDP":
-                    self._turn.problem(f"a datagram was not sent: {reason}", flow)
+                    self._turn.problem(f"a datagram was not sent: {reason}", flow, kind=ProblemKind.UNDELIVERED)
                 self._signalling.flow_lost(flow)  # a UE's FIN is no deregistration
             case SecurityInstalled(set_id):
                 self._register.installed(set_id)
@@ -281,7 +283,7 @@ class Proxy:
         self._signalling.receive(request, flow, self._relay)
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
-        self._turn.problem(f"not a SIP message: {error}", flow)
+        self._turn.problem(f"not a SIP message: {error}", flow, kind=ProblemKind.MALFORMED)
         if isinstance(error.message, Request):
             self._signalling.reply_at_once(error.message, flow, error.status)
 

@@ -24,6 +24,7 @@ from pcscf.messages import MessageLog, without_keys
 from pcscf.nexthop import NextHops
 from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
 from pcscf.proxy import Proxy
+from pcscf.ratelimit import JournalLimit
 from pcscf.registrar import Registrar
 from pcscf.resolve import Resolver
 from pcscf.restart import Restart
@@ -31,7 +32,7 @@ from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.store import Store
 from pcscf.tally import Tally
-from pcscf.transport import Transport
+from pcscf.transport import Transport, raise_descriptor_limit
 from pcscf.vocabulary import (
     Action,
     CloseFlow,
@@ -61,6 +62,7 @@ from xfrm.model import IPAddress, SaId, SaRecord, XfrmError
 log = logging.getLogger("pcscf")
 STUCK_AFTER = 0.5
 """Seconds after which a challenge has waited for long: the UE may need help."""
+FEW_DESCRIPTORS = "at most %d TCP connections instead of %d (limits.connections): raise the limit of open files"
 EXPIRATIONS_EVERY = 1.0
 """Seconds between looks at the backstop lifetimes of the backend."""
 
@@ -89,6 +91,7 @@ class Server:
         self._mirror: Mirror | None = None
         self.witness = Witness((config.ipsec.ports_ps, config.ipsec.ports_pc), self.backend.devices)
         self.journal = Journal()
+        self._journal_limit = JournalLimit(self._is_contact_in_clear)
         self.started = time.time()
         self.messages = MessageLog(config.admin.message_memory << 20)
         self.traced: set[IPAddress] = set()
@@ -97,14 +100,19 @@ class Server:
         self._store = store
         self._restart = Restart(store, self.proxy) if store is not None else None
         self.guards = Guards(self.backend, config.gm.addresses, config.mw.addresses, self._trouble)
+        raise_descriptor_limit()
         self._transport = Transport(
             self._on_message,
             self._on_malformed,
             self._on_closed,
+            connections=config.limits.connections,
             connections_per_source=config.limits.connections_per_source,
-            on_refused=self._on_refused,
             guard=self.guards.guard,
+            keeps=self._keeps,
+            on_trouble=self._trouble,
         )
+        if self._transport.limit < config.limits.connections:
+            log.warning(FEW_DESCRIPTORS, self._transport.limit, config.limits.connections)
         self._resolver = Resolver(
             self.handle,
             families={address.version for address in config.mw.addresses},
@@ -224,7 +232,7 @@ class Server:
         """Take over what can change while we run; the names of that, and of what needs a restart."""
         self.config, taken, left = self.config.reloaded(new)
         self.proxy.adopt(self.config.settings)
-        self._transport.connections_per_source = self.config.limits.connections_per_source
+        self._transport.allow(self.config.limits.connections, self.config.limits.connections_per_source)
         return taken, left
 
     @property
@@ -334,13 +342,15 @@ class Server:
             case _:
                 assert_never(action)
 
-    def _trouble(self, detail: str) -> None:
-        self._record(Problem(at=asyncio.get_running_loop().time(), flow=None, impi="", detail=detail))
+    def _trouble(self, detail: str, flow: Flow | None = None) -> None:
+        self._record(Problem(at=asyncio.get_running_loop().time(), flow=flow, impi="", detail=detail))
 
     def _record(self, record: Record) -> None:
-        self.journal.append(record)
+        admitted = self._journal_limit.admits(record, record.at)
+        if admitted:
+            self.journal.append(record)
         match record:
-            case MessageSeen():
+            case MessageSeen() if admitted:
                 self._keep(record)
             case SetChanged():
                 self.tally.events[record.event.value] += 1
@@ -350,7 +360,14 @@ class Server:
                 self.tally.problems += 1
             case _:
                 pass
-        logs.write(record)
+        if admitted:
+            logs.write(record)
+
+    def _tell_left_out(self) -> None:
+        """Say how much of a flood was not written down."""
+        for each in self._journal_limit.left_out(asyncio.get_running_loop().time()):
+            self._trouble(f"journal: {each}")
+        logs.tell_left_out()
 
     def _keep(self, seen: MessageSeen) -> None:
         """Keep the text of a message that was just noted: what this turn is about, or what was sent last."""
@@ -384,6 +401,8 @@ class Server:
             self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
         self.guards.look()
+        self._transport.end_idle(self.config.limits.idle_connection)
+        self._tell_left_out()
         self._look_at_the_stuck()
         if self.proxy.resuming:
             self.handle(Resume())
@@ -420,9 +439,16 @@ class Server:
     def _on_malformed(self, error: ParseError, flow: Flow) -> None:
         self.handle(Malformed(error, flow))
 
-    def _on_refused(self, flow: Flow) -> None:
-        limit = self.config.limits.connections_per_source
-        self._trouble(f"{flow.remote} has {limit} connections; no more are taken (limits.connections_per_source)")
+    def _keeps(self, flow: Flow) -> bool:
+        """Whether a TCP connection must stay although it is idle: a contact without IPsec, or a set of SAs, has it."""
+        if flow.interface is Interface.GM_PROTECTED:
+            return self.registrar.at_ports(flow.remote, flow.remote_port, flow.local_port) is not None
+        contact = self.registrar.in_clear(flow)
+        return contact is not None and (contact.registered or self.proxy.dialogs.count(contact) > 0)
+
+    def _is_contact_in_clear(self, flow: Flow) -> bool:
+        contact = self.registrar.in_clear(flow)
+        return contact is not None and contact.registered
 
     def _on_closed(self, flow: Flow, reason: str) -> None:
         self.handle(FlowClosed(flow, reason))

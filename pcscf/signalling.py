@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol, assert_never
 
 from pcscf import routing
-from pcscf.observe import NAME, MessageSeen
+from pcscf.observe import NAME, MessageSeen, ProblemKind
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
 from pcscf.sip.message import Header, Request, Response, header, response_to
@@ -287,7 +287,7 @@ class Signalling:
     def _transmit(self, data: bytes, message: Request | Response, flow: Flow) -> None:
         sa_set = self.sa_set_of(flow)
         if sa_set is None and flow.interface is Interface.GM_PROTECTED:
-            self._turn.problem("a reply has lost its SA; not sent", flow)
+            self._turn.problem("a reply has lost its SA; not sent", flow, kind=ProblemKind.UNDELIVERED)
             return
         connect = flow.interface is Interface.MW
         if flow.transport == "TCP" and sa_set is not None:

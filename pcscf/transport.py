@@ -6,12 +6,15 @@ A datagram or connection leaves from exactly the flow's local address and port, 
 
 import asyncio
 import contextlib
+import errno
+import resource
 import socket
 import struct
-from collections import Counter
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE, Connections, Full, Share
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError, StreamParser, parse
 from pcscf.vocabulary import Flow, Interface
@@ -19,8 +22,26 @@ from xfrm.guard import discard_waiting
 from xfrm.model import IPAddress
 
 DATAGRAMS_PER_WAKEUP = 64
+ACCEPTED_PER_WAKEUP = 16
+ACCEPT_BACKLOG = 512
+ACCEPT_AGAIN = 0.5
+"""Seconds without accepting when the system has no descriptor or memory for another connection."""
+SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+TOLD_EVERY = 60.0
+"""Seconds between two lines that say the same of all connections."""
+RESERVED_DESCRIPTORS = 256
+"""For all that is no connection of ours: UDP sockets, the kernel, the store, the API, the DNS."""
+MOST_DESCRIPTORS = 1 << 20
 CONNECTION_BACKLOG = 262_144
 """Octets that may wait on one TCP connection before it is given up."""
+CLEAR_BACKLOG = 131_072
+"""The same on one that came in clear: room for two of the longest messages."""
+UNREAD = 256
+"""Connections of one interface whose peers leave unread what we send; of more the first is given up."""
+UNPARSED = {Interface.GM: 16 << 20, Interface.GM_PROTECTED: 64 << 20, Interface.MW: 64 << 20}
+"""Octets of messages that are not whole yet, of all connections of an interface; of more the oldest is given up."""
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a peer has to read what is left when its connection is closed."""
 KNOWN_FLOWS = 8192
 CONNECT_TIMEOUT = 8.0
 CLOSING = 0.3
@@ -28,17 +49,38 @@ CLOSING = 0.3
 LAST_ACK = 0.02
 """Seconds for the kernel's last ACK to be on its way."""
 
+WHERE = {Interface.GM: "in clear", Interface.GM_PROTECTED: "inside ESP", Interface.MW: "with the core"}
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: closing sends a reset."""
+
 MessageHandler = Callable[[Request | Response, Flow], None]
 MalformedHandler = Callable[[ParseError, Flow], None]
 ClosedHandler = Callable[[Flow, str], None]
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as it may give itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def connections_possible() -> int:
+    """How many TCP connections the descriptors of this process leave room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    return max(soft - RESERVED_DESCRIPTORS, soft // 2)
 
 
 class Transport:
     """All sockets of one process.
 
     `on_closed(flow, reason)` says that a TCP connection ended or could not be made, or that a datagram was refused,
-    `on_refused(flow)` that its source has too many connections to get another. `guard(socket, interface)` is called
-    with each socket before anything is read from it or written to it; it raises OSError for one that is not to be used.
+    `on_trouble(detail, flow)` that connections are refused, once for many. `keeps(flow)` says whether a connection must
+    stay although it is idle. `guard(socket, interface)` is called with each socket before anything is read from it or
+    written to it; it raises OSError for one that is not to be used.
     """
 
     def __init__(
@@ -47,28 +89,45 @@ class Transport:
         on_malformed: MalformedHandler,
         on_closed: ClosedHandler,
         *,
-        connections_per_source: int = 64,
-        on_refused: Callable[[Flow], None] = lambda flow: None,
+        connections: int = CONNECTIONS,
+        connections_per_source: int = CONNECTIONS_PER_SOURCE,
+        keeps: Callable[[Flow], bool] = lambda flow: False,
+        on_trouble: Callable[[str, Flow | None], None] = lambda detail, flow: None,
         guard: Callable[[socket.socket, Interface], None] = lambda guarded, interface: None,
     ) -> None:
         self.on_message = on_message
         self.on_malformed = on_malformed
         self.on_closed = on_closed
-        self.connections_per_source = connections_per_source
-        self.on_refused = on_refused
         self._guard = guard
         self._closed_udp: list[tuple[socket.socket, IPAddress, int, Interface]] = []
         """Bound, and not read yet."""
+        self.on_trouble = on_trouble
         self._udp: dict[tuple[IPAddress, int], socket.socket] = {}
-        self._servers: list[asyncio.Server] = []
-        self._connections: dict[Flow, _Connection] = {}
-        self._sources: Counter[IPAddress] = Counter()
-        self._crowds: set[IPAddress] = set()
-        """Sources that have as many connections as they may; told once."""
+        self._listeners: dict[socket.socket, Interface] = {}
+        self._paused: asyncio.TimerHandle | None = None
+        self._table: Connections[_Connection] = Connections(connections, connections_per_source, keeps)
+        self.allow(connections, connections_per_source)
+        self._open: dict[Flow, _Connection] = {}
+        self._adopting: set[asyncio.Task[None]] = set()
         self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
+        self._unparsed: dict[Interface, Share[_Connection]] = {side: Share(most) for side, most in UNPARSED.items()}
+        self._unread: dict[Interface, Share[_Connection]] = {side: Share(UNREAD) for side in Interface}
+        self._crowded: set[IPAddress] = set()
+        """Sources that have as many connections as they may; told once."""
+        self._told: dict[str, float] = {}
         self._buffer = memoryview(bytearray(65_536))
         self.closing = False
         """What still comes is not looked at."""
+
+    def allow(self, connections: int, per_source: int) -> None:
+        """So many connections at most from now on, in all and of each source; fewer where descriptors are short."""
+        self._table.limit = min(connections, connections_possible())
+        self._table.per_source = per_source
+
+    @property
+    def limit(self) -> int:
+        """TCP connections there may be."""
+        return self._table.limit
 
     async def listen_udp(self, address: IPAddress, port: int, interface: Interface, *, closed: bool = False) -> None:
         """Bind one UDP socket. Raises OSError. No SO_REUSEADDR: a second instance must not steal datagrams.
@@ -100,10 +159,9 @@ class Transport:
         except OSError:
             tcp.close()
             raise
-        server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(self, interface), sock=tcp, backlog=512
-        )
-        self._servers.append(server)
+        tcp.listen(ACCEPT_BACKLOG)
+        self._listeners[tcp] = interface
+        asyncio.get_running_loop().add_reader(tcp, self._accept, tcp, interface)
 
     def send(self, data: bytes, flow: Flow, *, connect: bool = True) -> None:
         """Send on a flow. Without a TCP connection open one from the flow's local port, if `connect`.
@@ -120,7 +178,7 @@ class Transport:
             except OSError as error:
                 self._report(flow, f"sending failed: {error.strerror}")
             return
-        connection = self._connections.get(flow)
+        connection = self._open.get(flow)
         if connection is not None:
             connection.send(data)
         elif flow in self._connecting:
@@ -129,15 +187,17 @@ class Transport:
                 self._connecting[flow][0].cancel()
             else:
                 backlog += data
-        elif connect:
-            task = asyncio.get_running_loop().create_task(self._connect(flow))
+        elif connect and (made := self._make_room(flow, ours=True)) is not None:
+            task = asyncio.get_running_loop().create_task(self._connect(made))
             self._connecting[flow] = (task, bytearray(data))
+        elif connect:
+            self._report(flow, f"{self.limit} TCP connections are open, as many as there may be")
         else:
             self._report(flow, "the TCP connection is gone")
 
     def close_flow(self, flow: Flow) -> None:
         """Close a TCP connection after what is queued has been sent; UDP flows have nothing to close."""
-        connection = self._connections.get(flow)
+        connection = self._open.get(flow)
         if connection is not None:
             connection.close()
         elif flow in self._connecting:
@@ -145,17 +205,25 @@ class Transport:
 
     def reset_flow(self, flow: Flow) -> None:
         """Break a TCP connection: the peer gets a reset, what is queued is lost."""
-        connection = self._connections.get(flow)
+        connection = self._open.get(flow)
         if connection is not None:
             connection.reset()
 
     def __len__(self) -> int:
         """TCP connections there are now."""
-        return len(self._connections)
+        return len(self._open)
 
     def is_open(self, flow: Flow) -> bool:
         """Whether a TCP connection exists on this flow now."""
-        return flow in self._connections
+        return flow in self._open
+
+    def end_idle(self, seconds: float) -> None:
+        """End connections on Gm over which no whole message came for so long. Call it every second or few."""
+        for connection in self._table.idle(time.monotonic(), seconds):
+            if connection.flow.interface is Interface.GM:
+                connection.close(f"idle for {seconds:g} s")
+            else:
+                connection.reset("its SAs are gone")  # nothing could say good-bye
 
     async def close(self) -> None:
         """Close every socket, and let no connection outlive that.
@@ -172,17 +240,22 @@ class Transport:
         for udp, *_ in self._closed_udp:
             udp.close()
         self._closed_udp.clear()
-        for server in self._servers:
-            server.close()
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+        for tcp in self._listeners:
+            loop.remove_reader(tcp)
+            tcp.close()
+        self._listeners.clear()
         for task, _ in list(self._connecting.values()):
             task.cancel()
-        if self._connections:
-            for connection in list(self._connections.values()):
+        if len(self._table):
+            for connection in self._table:
                 connection.finish()
             end = loop.time() + CLOSING
-            while self._connections and loop.time() < end:
+            while len(self._table) and loop.time() < end:
                 await asyncio.sleep(LAST_ACK / 2)
-            for connection in list(self._connections.values()):
+            for connection in self._table:
                 connection.reset()
             await asyncio.sleep(LAST_ACK)
         self.closing = False
@@ -222,112 +295,218 @@ class Transport:
             if udp.fileno() < 0:
                 return  # closed by what the message caused
 
-    async def _connect(self, flow: Flow) -> None:
-        loop = asyncio.get_running_loop()
-        tcp = _socket(flow.remote, socket.SOCK_STREAM)
+    def _accept(self, tcp: socket.socket, interface: Interface) -> None:
+        for _ in range(ACCEPTED_PER_WAKEUP):
+            try:
+                made, peer = tcp.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in SHORT_OF:
+                    self._pause(error)
+                    return
+                continue  # that connection is gone already (accept(2) hands on errors of the network)
+            made.setblocking(False)
+            local = made.getsockname()
+            here, there = (ip_address(each[0].partition("%")[0]) for each in (local, peer))
+            connection = self._make_room(Flow("TCP", interface, here, local[1], there, peer[1]))
+            if connection is None:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                made.close()
+                continue
+            task = asyncio.get_running_loop().create_task(self._adopt(made, connection))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, tcp: socket.socket, connection: "_Connection") -> None:
         try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, tcp)
+        except OSError as error:
+            tcp.close()
+            connection.connection_lost(error)
+
+    def _pause(self, error: OSError) -> None:
+        """Accept nothing for a while: the next attempt would fail as this one did, and at once."""
+        told = f"no TCP connections can be accepted: {error.strerror}; trying again every {ACCEPT_AGAIN} s"
+        self._tell_once("accept", told)
+        if self._paused is None:
+            loop = asyncio.get_running_loop()
+            for tcp in self._listeners:
+                loop.remove_reader(tcp)
+            self._paused = loop.call_later(ACCEPT_AGAIN, self._resume)
+
+    def _resume(self) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
+            for tcp, interface in self._listeners.items():
+                asyncio.get_running_loop().add_reader(tcp, self._accept, tcp, interface)
+
+    def _make_room(self, flow: Flow, *, ours: bool = False) -> "_Connection | None":
+        """A place for one more connection, if there is one or another makes room."""
+        now, in_clear = time.monotonic(), flow.interface is Interface.GM
+        room = self._table.room(flow, now, ours=ours)
+        if room.ends is not None:
+            self._table.discard(room.ends)  # its descriptor is free a moment later: there is a reserve
+            room.ends.reset("made room for another connection")
+        if room.full is Full.ALL:
+            taken = "a new one ends the longest idle one in clear" if room.ends else "no more are taken"
+            told = f"there are {len(self._table)} TCP connections, too many {WHERE[flow.interface]}: {taken}"
+            self._tell_once(f"full {flow.interface}", f"{told} (limits.connections)")
+        elif room.full is Full.SOURCE and flow.remote not in self._crowded:
+            self._crowded.add(flow.remote)
+            taken = "a new one ends the longest idle one" if room.ends else "no more are taken"
+            told = f"{flow.remote} has {self._table.per_source} connections; {taken} (limits.connections_per_source)"
+            self.on_trouble(told, flow)
+        if room.full is not None and room.ends is None:
+            return None
+        connection = _Connection(self, flow, CLEAR_BACKLOG if in_clear and not ours else CONNECTION_BACKLOG)
+        self._table.add(connection, now)
+        return connection
+
+    def _tell_once(self, kind: str, detail: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(kind, -TOLD_EVERY) >= TOLD_EVERY:
+            self._told[kind] = now
+            self.on_trouble(detail, None)
+
+    async def _connect(self, connection: "_Connection") -> None:
+        flow, loop = connection.flow, asyncio.get_running_loop()
+        tcp: socket.socket | None = None
+        try:
+            tcp = _socket(flow.remote, socket.SOCK_STREAM)
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tcp.bind((str(flow.local), flow.local_port))
             self._guard(tcp, flow.interface)
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await loop.sock_connect(tcp, (str(flow.remote), flow.remote_port))
-            await loop.create_connection(lambda: _Connection(self, flow.interface, flow), sock=tcp)
+            await loop.create_connection(lambda: connection, sock=tcp)
         except (OSError, asyncio.CancelledError) as error:
-            tcp.close()
+            if connection.is_made:
+                connection.reset()
+            elif tcp is not None:
+                tcp.close()
             self._connecting.pop(flow, None)
+            self._table.discard(connection)
             if isinstance(error, asyncio.CancelledError):
                 raise
             words = "timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
             self.on_closed(flow, f"connecting to {flow.remote} port {flow.remote_port} failed: {words}")
             return
         _, backlog = self._connecting.pop(flow)
-        connection = self._connections.get(flow)
-        if connection is not None:
+        if self._open.get(flow) is connection:
             connection.send(bytes(backlog))
 
     def _report(self, flow: Flow, reason: str) -> None:
         """Tell of a failure later, never from inside `send`."""
         asyncio.get_running_loop().call_soon(self.on_closed, flow, reason)
 
-    def opened(self, connection: "_Connection", flow: Flow) -> bool:
-        if self._sources[flow.remote] >= self.connections_per_source:
-            if flow.remote not in self._crowds:
-                self._crowds.add(flow.remote)
-                self.on_refused(flow)
-            return False
-        self._sources[flow.remote] += 1
-        self._connections[flow] = connection
-        return True
+    def opened(self, connection: "_Connection") -> None:
+        self._open[connection.flow] = connection
 
-    def closed(self, connection: "_Connection", flow: Flow, reason: str) -> None:
-        self._sources[flow.remote] -= 1
-        self._crowds.discard(flow.remote)
-        if not self._sources[flow.remote]:
-            del self._sources[flow.remote]
-        if self._connections.get(flow) is connection:
-            del self._connections[flow]
+    def heard(self, connection: "_Connection") -> None:
+        """A whole message came."""
+        self._table.hear(connection, time.monotonic())
+
+    def holds(self, connection: "_Connection", octets: int) -> None:
+        """So many octets wait for the rest of their message."""
+        self._hold(self._unparsed[connection.flow.interface], connection, octets, "half a message for too long")
+
+    def unread(self, connection: "_Connection", *, so: bool) -> None:
+        """The peer leaves unread what we send, or no more."""
+        self._hold(self._unread[connection.flow.interface], connection, int(so), "what we send is not read")
+
+    def _hold(self, share: "Share[_Connection]", connection: "_Connection", amount: int, reason: str) -> None:
+        first = share.hold(connection, amount)
+        while first is not None:
+            first.reset(reason)
+            first = share.hold(first, 0)
+
+    def closed(self, connection: "_Connection", reason: str) -> None:
+        flow = connection.flow
+        self._table.discard(connection)
+        self._unparsed[flow.interface].hold(connection, 0)
+        self._unread[flow.interface].hold(connection, 0)
+        self._crowded.discard(flow.remote)
+        if self._open.get(flow) is connection:
+            del self._open[flow]
+        if self._paused is not None:
+            asyncio.get_running_loop().call_soon(self._resume)  # its descriptor is free then
         self.on_closed(flow, reason)
 
 
 class _Connection(asyncio.Protocol):
-    """One TCP connection, accepted or made by us (then its flow is given)."""
+    """One TCP connection, accepted or made by us."""
 
-    def __init__(self, owner: Transport, interface: Interface, flow: Flow | None = None) -> None:
+    def __init__(self, owner: Transport, flow: Flow, backlog: int) -> None:
+        self.flow = flow
+        self.heard = 0.0
         self._owner = owner
-        self._interface = interface
-        self._flow = flow
         self._parser = StreamParser()
+        self._held = 0
+        self._backlog = backlog
         self._stream: asyncio.Transport | None = None
-        self._counted = False
+        self._reason = ""
+        """Why we ended it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._stream = transport
-        if self._flow is None:
-            local, remote = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-            if remote is None:
-                transport.abort()
-                return
-            self._flow = Flow(
-                "TCP",
-                self._interface,
-                ip_address(local[0].partition("%")[0]),
-                local[1],
-                ip_address(remote[0].partition("%")[0]),
-                remote[1],
-            )
-        self._counted = self._owner.opened(self, self._flow)
-        if not self._counted:
-            transport.abort()
+        transport.set_write_buffer_limits(high=0)  # so that we hear of it when a peer does not read
+        self._owner.opened(self)
+        if self._reason:
+            self.reset()
+
+    @property
+    def is_made(self) -> bool:
+        return self._stream is not None
 
     def data_received(self, data: bytes) -> None:
-        assert self._flow is not None and self._stream is not None
-        if self._owner.closing:
+        owner = self._owner
+        if owner.closing or self._reason or self._stream is None:
             return
+        whole = False
         try:
             for message in self._parser.feed(data):
-                self._owner.on_message(message, self._flow)
+                if not whole:
+                    whole = True
+                    owner.heard(self)
+                owner.on_message(message, self.flow)
         except ParseError as error:
-            self._owner.on_malformed(error, self._flow)
-            self._stream.close()
+            owner.on_malformed(error, self.flow)
+            self.close("not a SIP message")
             return
         if pings := self._parser.take_pings():
             self.send(b"\r\n" * pings)
+        if (held := self._parser.held) != self._held:
+            self._held = held
+            owner.holds(self, held)
+
+    def pause_writing(self) -> None:
+        self._owner.unread(self, so=True)
+
+    def resume_writing(self) -> None:
+        self._owner.unread(self, so=False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._counted and self._flow is not None:
-            self._owner.closed(self, self._flow, str(error) if error else "closed")
+        self._stream = None
+        self._owner.closed(self, self._reason or (str(error) if error else "closed"))
 
     def send(self, data: bytes) -> None:
-        assert self._stream is not None
-        if self._stream.get_write_buffer_size() + len(data) > CONNECTION_BACKLOG:
+        if self._stream is None or self._stream.is_closing():
+            return  # what is lost with it is told when it is gone
+        if self._stream.get_write_buffer_size() + len(data) > self._backlog:
             self._stream.abort()
         else:
             self._stream.write(data)
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
+        """End it when the peer has read what is queued; it has a few seconds for that."""
+        self._reason = self._reason or reason
         if self._stream is not None:
             self._stream.close()
+            if self._stream.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.reset)
 
     def finish(self) -> None:
         """Say that nothing more comes; it is lost when the peer has said so, too."""
@@ -335,10 +514,12 @@ class _Connection(asyncio.Protocol):
             with contextlib.suppress(OSError):
                 self._stream.write_eof()
 
-    def reset(self) -> None:
+    def reset(self, reason: str = "reset") -> None:
+        """End it at once: the peer gets a reset, what is queued is lost."""
+        self._reason = self._reason or reason
         if self._stream is not None:
             tcp = self._stream.get_extra_info("socket")
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self._stream.abort()
 
 

@@ -5,12 +5,17 @@ Shared by the procedures of one `Proxy`, so that each adds to the same ordered l
 
 from collections.abc import Callable
 
-from pcscf.observe import NAME, Problem, Record
+from pcscf.observe import NAME, Problem, ProblemKind, Record
 from pcscf.sip.message import Request, Response
 from pcscf.tally import Tally
-from pcscf.vocabulary import Action, Flow, Note
+from pcscf.vocabulary import Action, Flow, Interface, Note
 
 POOL_OCTETS = 1024
+USUAL_KINDS = {
+    Interface.GM: ProblemKind.IN_CLEAR,
+    Interface.GM_PROTECTED: ProblemKind.REFUSED,
+    Interface.MW: ProblemKind.CORE,
+}
 
 
 class Turn:
@@ -38,9 +43,16 @@ class Turn:
     def note(self, record: Record) -> None:
         self._actions.append(Note(record))
 
-    def problem(self, detail: str, flow: Flow | None = None, impi: str = "") -> None:
-        """Note that something was refused or lost. `detail` is for people: what, with which value."""
-        self.note(Problem(at=self.now, flow=flow, impi=impi, detail=detail, call_id=self.call_id))
+    def problem(self, detail: str, flow: Flow | None = None, impi: str = "", kind: ProblemKind | None = None) -> None:
+        """Note that something was refused or lost. `detail` is for people: what, with which value.
+
+        Without `kind` it is the one that the flow suggests.
+        """
+        if kind is None and flow is not None:
+            kind = USUAL_KINDS[flow.interface]
+        elif kind is None:
+            kind = ProblemKind.REFUSED if impi else ProblemKind.OTHER
+        self.note(Problem(at=self.now, flow=flow, impi=impi, detail=detail, call_id=self.call_id, kind=kind))
 
     @property
     def call_id(self) -> str:

@@ -1,6 +1,8 @@
 """The API and the page for operators on a TCP port, behind tokens."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Set
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address
 
@@ -31,6 +33,52 @@ HEADERS = {
 }
 
 
+CONNECTIONS = 128
+"""At this many those of the older half end that have no request in work."""
+IDLE = 75.0
+"""Seconds that a connection stays after an answer."""
+
+
+class Site(web.BaseSite):
+    """Serves on a listening socket, with no more connections than the P-CSCF can spare descriptors for.
+
+    aiohttp bounds neither their number nor the time until the first request.
+    """
+
+    __slots__ = ("_busy", "_socket")
+
+    def __init__(self, runner: web.AppRunner, listening: socket.socket, busy: Set[object]) -> None:
+        super().__init__(runner)
+        self._socket = listening
+        self._busy = busy
+
+    @property
+    def name(self) -> str:
+        return str(self._socket.getsockname())
+
+    async def start(self) -> None:
+        await super().start()
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=self._socket)
+
+    def _connection(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None
+        there = server.connections
+        if len(there) >= CONNECTIONS:
+            for connection in there[: CONNECTIONS // 2]:
+                if connection not in self._busy:
+                    connection.force_close()
+        return server() if len(there) < 2 * CONNECTIONS else _Refused()
+
+
+class _Refused(asyncio.Protocol):
+    """A connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+
 class WebError(PcscfError):
     """The port cannot be had; `str` is for people."""
 
@@ -44,7 +92,10 @@ class Web:
         app = application(work, access, OPERATIONS)
         for path, (name, media) in PAGE.items():
             app.router.add_get(path, _file(name, media))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._busy: set[object] = set()
+        """Connections with a request in work."""
+        app.middlewares.append(self._note_busy)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=IDLE)
 
     @property
     def url(self) -> str:
@@ -55,11 +106,10 @@ class Web:
         """Listen. Raises WebError."""
         await self._runner.setup()
         try:
-            given = service.listening_socket()
-            if given is not None:
-                await web.SockSite(self._runner, given).start()
-            else:
-                await web.TCPSite(self._runner, str(self._address), self._port).start()
+            family = socket.AF_INET if self._address.version == 4 else socket.AF_INET6
+            place = (str(self._address), self._port)
+            listening = service.listening_socket() or socket.create_server(place, family=family)
+            await Site(self._runner, listening, self._busy).start()
         except OSError as error:
             await self._runner.cleanup()
             raise WebError(
@@ -69,6 +119,16 @@ class Web:
 
     async def stop(self) -> None:
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _note_busy(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._busy.add(request.protocol)
+        try:
+            return await handler(request)
+        finally:
+            self._busy.discard(request.protocol)
 
 
 def _file(name: str, media: str) -> Callable[[web.Request], Awaitable[web.Response]]:

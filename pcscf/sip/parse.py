@@ -78,6 +78,7 @@ class StreamParser:
         self._buffer = bytearray()
         self._searched = 0
         self._head: Request | Response | None = None
+        self._head_octets = 0
         self._length = 0
         self._pings = 0
 
@@ -89,6 +90,11 @@ class StreamParser:
         self._buffer += data
         while (message := self._next()) is not None:
             yield message
+
+    @property
+    def held(self) -> int:
+        """Octets of a message that is not whole yet."""
+        return len(self._buffer) + (0 if self._head is None else self._head_octets)
 
     def take_pings(self) -> int:
         """Double-CRLF keep-alives seen since the last call (RFC 5626 3.5.1): answer each with one CRLF."""
@@ -117,7 +123,7 @@ class StreamParser:
                 raise ParseError("no Content-Length on a stream (RFC 3261 18.3)", message=head)
             if length > self._limits.body:
                 raise ParseError(f"a body of {length} octets", status=513, message=head)
-            self._head, self._length = head, length
+            self._head, self._length, self._head_octets = head, length, end
             del buffer[: end + 4]
         if len(buffer) < self._length:
             return None

@@ -83,6 +83,34 @@ def test_doctor_names_what_is_missing_and_what_to_do(capsys: pytest.CaptureFixtu
     assert "cannot run here" in capsys.readouterr().out
 
 
+def test_doctor_knows_how_many_lone_fragments_stop_reassembly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 1, 11: the defaults are too small, and the remedy makes them good."""
+    monkeypatch.setattr(doctor, "SETTINGS", tmp_path)
+    values = {"ipv4/ipfrag_high_thresh": 4 << 20, "ipv4/ipfrag_time": 30}
+    values |= {"ipv6/ip6frag_high_thresh": 256 << 20, "ipv6/ip6frag_time": 2}
+
+    def findings() -> dict[str, dict[str, str]]:
+        for name, value in values.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(f"{value}\n")
+        main(["doctor", "-c", LAB, "--json"])
+        said = json.loads(capsys.readouterr().out)["findings"]
+        return {each["subject"]: each for each in said if each["subject"].startswith("fragments")}
+
+    found = findings()
+    assert found.keys() == {"fragments of IPv4", "fragments of IPv6"}, "what the kernel does not have is not named"
+    assert found["fragments of IPv6"]["verdict"] == "ok" and found["fragments of IPv6"]["remedy"] == ""
+    four = found["fragments of IPv4"]
+    assert four["verdict"] == "warning" and four["text"].startswith("about 136 lone fragments a second")
+    assert four["remedy"].startswith("sysctl -w ")
+    for setting in four["remedy"].split()[2:]:
+        name, _, value = setting.partition("=")
+        values[name.removeprefix("net.").replace(".", "/", 1)] = int(value)
+    assert findings()["fragments of IPv4"]["verdict"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("kernel", "userspace", "fit"),
     [((), [], True), (("esp4",), [], True), ((), ["/dev/net/tun"], True), (("esp4",), ["/dev/net/tun"], False)],

@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from pcscf import logs
 from pcscf.admin.api import service_of
 from pcscf.admin.client import ClientError, ControlClient
 from pcscf.admin.control import Control, ControlError
 from pcscf.cli import main
 from pcscf.config import Config
 from pcscf.observe import MessageSeen, Problem
+from pcscf.ratelimit import RateLimit
+from pcscf.registration import Binding, ContactKey
 from pcscf.resolve import Resolver
 from pcscf.server import Server
-from pcscf.vocabulary import Query, Resolve, Resolved, Target
+from pcscf.sip.parse import ParseError, parse
+from pcscf.vocabulary import Flow, Interface, Query, Resolve, Resolved, Target
 from tests.bench.load import Phone, challenge
 from tests.fake_kernel import FakeKernel
 from xfrm.backend import Choice
@@ -95,6 +99,64 @@ def test_challenge_through_real_sockets() -> None:
     assert kernel.closed and not kernel.sas, "a clean stop removes everything"
     ((address, ports),) = kernel.protected
     assert str(address) == GM and [str(each) for each in ports] == ["15100-15101", "15104-15111"]
+
+
+@pytest.mark.parametrize("sources", [1, 5000])
+def test_junk_fills_neither_the_journal_nor_the_log(
+    sources: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 1, 9: what a phone did stays to be explained, and everything is counted."""
+    monkeypatch.setattr(logs, "_limit", RateLimit(unusual=logs.PROBLEMS, usual=logs.REGISTRATIONS))
+    junk = parse(b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.9\r\nFrom: <sip:a>;tag=1\r\nTo: <sip:b>\r\n"
+                 b"Call-ID: 1\r\nCSeq: 1 OPTIONS\r\n\r\n")  # fmt: skip
+
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
+        phone = [record for _, record in server.journal.after(0)]
+        caplog.clear()
+        for number in range(12_000):
+            address = ip_address((127 << 24) + (9 << 16) + number % sources)
+            flow = Flow("UDP", Interface.GM, ip_address(GM), CLEAR, address, 5060)
+            server._on_malformed(ParseError("no empty line ends the headers"), flow)
+            server._on_message(junk, flow)
+        assert [record for _, record in server.journal.after(0)][: len(phone)] == phone
+        assert server.tally.problems >= 24_000
+        assert len(caplog.text) < 200_000
+        (told,) = [each for each in server._journal_limit.left_out(1e9) if each.kind == "malformed at gm"]
+        assert told.number > 10_000 and told.sources == min(sources, 1024)
+
+    with_server(work)
+
+
+def test_an_idle_connection_in_clear_ends_and_the_same_of_a_contact_without_ipsec_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Step 1, 6: what `limits.idle_connection` ends, and what it leaves."""
+    monkeypatch.setattr("pcscf.server.EXPIRATIONS_EVERY", 0.1)
+
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        limits = server.config.limits.model_copy(update={"idle_connection": 0.5})
+        server.reload(server.config.model_copy(update={"limits": limits}))
+        links = [await asyncio.open_connection(GM, CLEAR) for _ in range(2)]
+        flows = [
+            Flow("TCP", Interface.GM, ip_address(GM), CLEAR, ip_address(GM), writer.get_extra_info("sockname")[1])
+            for _, writer in links
+        ]
+        contact = server.registrar.obtain(ContactKey("alice@home", ip_address(GM), ""), "token")
+        server.registrar.admit_in_clear(contact, flows[0])
+        contact.bindings["sip:alice@home"] = Binding(expires=float("inf"), associated_uris=("sip:alice@home",))
+        async with asyncio.timeout(5):
+            assert await links[1][0].read() == b""
+        assert server._transport.is_open(flows[0]) and not server._transport.is_open(flows[1])
+        server.registrar.admit_in_clear(contact, None)
+        async with asyncio.timeout(5):
+            assert await links[0][0].read() == b""
+        protected = flows[0]._replace(interface=Interface.GM_PROTECTED)
+        assert not server._keeps(protected), "its SAs are gone"
+        for _, writer in links:
+            writer.close()
+
+    with_server(work)
 
 
 def test_the_log_tells_everything_but_the_keys(caplog: pytest.LogCaptureFixture) -> None:

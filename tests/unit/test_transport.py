@@ -3,11 +3,12 @@
 import asyncio
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 
 import pytest
 
+from pcscf import transport
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.transport import CLOSING, CONNECTION_BACKLOG, Transport
@@ -23,15 +24,18 @@ MESSAGE = (
 class Heard:
     """A transport and what it reported."""
 
-    def __init__(self, *, connections_per_source: int = 64) -> None:
+    def __init__(self, *, connections_per_source: int = 64, keeps: Callable[[Flow], bool] = lambda flow: False) -> None:
         self.messages: list[tuple[Request | Response, Flow]] = []
         self.malformed: list[tuple[ParseError, Flow]] = []
         self.closed: list[tuple[Flow, str]] = []
+        self.told: list[tuple[str, Flow | None]] = []
         self.transport = Transport(
             lambda message, flow: self.messages.append((message, flow)),
             lambda error, flow: self.malformed.append((error, flow)),
             lambda flow, reason: self.closed.append((flow, reason)),
             connections_per_source=connections_per_source,
+            keeps=keeps,
+            on_trouble=lambda detail, flow: self.told.append((detail, flow)),
         )
 
 
@@ -115,7 +119,7 @@ def test_a_stream_in_pieces_with_keepalives() -> None:
         writer.close()
         await until(lambda: heard.closed)
         assert heard.closed[0][0] == flow and not heard.transport.is_open(flow)
-        assert not heard.transport._sources, "nothing is kept of a source that has gone"
+        assert not len(heard.transport._table), "nothing is kept of a source that has gone"
         await heard.transport.close()
 
     within(run())
@@ -166,17 +170,20 @@ def test_connections_of_one_source_are_bounded() -> None:
         writers = []
         for _ in range(2):
             _, writer = await asyncio.open_connection(str(HERE), port)
+            writer.write(MESSAGE)
             writers.append(writer)
-        reader, third = await asyncio.open_connection(str(HERE), port)
-        with pytest.raises(ConnectionResetError):
-            if await reader.read() == b"":
-                raise ConnectionResetError
-        third.close()
+        await until(lambda: len(heard.messages) == 2)
+        with pytest.raises(ConnectionResetError), socket.socket() as third:
+            third.connect((str(HERE), port))
+            await until(lambda: heard.told)
+            third.recv(1)
+        ((told, flow),) = heard.told
+        assert told.startswith("127.0.0.1 has 2 connections; no more are taken") and flow is not None
         writers[0].close()
         await until(lambda: heard.closed)
-        reader, fourth = await asyncio.open_connection(str(HERE), port)
+        _, fourth = await asyncio.open_connection(str(HERE), port)
         fourth.write(MESSAGE)
-        await until(lambda: heard.messages)
+        await until(lambda: len(heard.messages) == 3)
         for writer in (*writers[1:], fourth):
             writer.close()
         await heard.transport.close()
@@ -226,5 +233,152 @@ def test_no_connection_outlives_the_end() -> None:
             silent.sendall(MESSAGE)
             silent.recv(1)
         silent.close()
+
+    within(run())
+
+
+def test_clear_connections_that_say_nothing_end_and_registered_contacts_stay() -> None:
+    """Step 1, 6: CRLF pings and half messages are nothing; a contact without IPsec keeps its connection."""
+
+    async def run() -> None:
+        contact: set[Flow] = set()
+        heard = Heard(keeps=contact.__contains__)
+        port = free_port(socket.SOCK_STREAM)
+        await heard.transport.listen_tcp(HERE, port, Interface.GM)
+        links = [await asyncio.open_connection(str(HERE), port) for _ in range(4)]
+        silent, kept, talking, slow = (
+            heard_flow(port, writer.get_extra_info("sockname")[1], Interface.GM) for _, writer in links
+        )
+        contact.add(kept)
+        await until(lambda: len(heard.transport) == 4)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1.2:
+            links[2][1].write(MESSAGE)
+            links[3][1].write(b"\r\n\r\n")
+            await asyncio.sleep(0.05)
+            heard.transport.end_idle(0.6)
+        assert {flow for flow, _ in heard.closed} == {silent, slow}
+        assert heard.transport.is_open(kept) and heard.transport.is_open(talking)
+        assert await links[0][0].read() == b"", "a FIN, no reset"
+        contact.clear()
+        begun = time.monotonic()
+        while heard.transport.is_open(kept):
+            assert time.monotonic() - begun < 5
+            heard.transport.end_idle(0.6)
+            await asyncio.sleep(0.05)
+        for _, writer in links:
+            writer.close()
+        await heard.transport.close()
+
+    within(run())
+
+
+def heard_flow(port: int, remote_port: int, interface: Interface) -> Flow:
+    return Flow("TCP", interface, HERE, port, HERE, remote_port)
+
+
+def test_half_messages_of_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 1, 6: the oldest half message ends, whole messages of others come through."""
+    monkeypatch.setitem(transport.UNPARSED, Interface.GM, 100_000)
+
+    async def run() -> None:
+        heard, port = await listening()
+        half = MESSAGE[:-4] + b"\r\nX: " + bytes(30_000).replace(b"\0", b"x")
+        links = []
+        for number in range(5):
+            links.append(await asyncio.open_connection(str(HERE), port))
+            links[-1][1].write(half)
+            await until(lambda: len(heard.transport) + len(heard.closed) > number)  # noqa: B023
+        await until(lambda: len(heard.closed) == 2)
+        assert {reason for _, reason in heard.closed} == {"half a message for too long"}
+        links[-1][1].write(b"\r\n\r\n")
+        await until(lambda: heard.messages)
+        assert heard.transport._unparsed[Interface.GM].held < 100_000
+        for _, writer in links:
+            writer.close()
+        await heard.transport.close()
+        assert heard.transport._unparsed[Interface.GM].held == 0
+
+    within(run())
+
+
+def test_peers_that_do_not_read_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 1, 6: what waits for peers that do not read has a bound for all of them together."""
+    monkeypatch.setattr(transport, "UNREAD", 2)
+
+    async def run() -> None:
+        heard, port = await listening()
+        links = []
+        for number in range(4):
+            link = socket.socket()
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            link.connect((str(HERE), port))
+            links.append(link)
+            link.sendall(MESSAGE)
+            await until(lambda: len(heard.messages) > number)  # noqa: B023
+            flow = heard.messages[-1][1]
+            unread = heard.transport._unread[Interface.GM]
+            for _ in range(10_000):
+                before = unread.held
+                heard.transport.send(bytes(20_000), flow)
+                if unread.held > before or len(heard.closed) > max(0, number - 2):
+                    break
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await until(lambda: len(heard.closed) == 2)
+        assert [reason for _, reason in heard.closed] == ["what we send is not read"] * 2
+        for link in links:
+            link.close()
+        await heard.transport.close()
+
+    within(run())
+
+
+def test_closing_does_not_wait_for_a_peer_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 1, 6: a connection that is closed is gone a few seconds later, whatever its peer does."""
+    monkeypatch.setattr(transport, "CLOSE_TIMEOUT", 0.2)
+
+    async def run() -> None:
+        heard, port = await listening()
+        link = socket.socket()
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.connect((str(HERE), port))
+        link.sendall(MESSAGE)
+        await until(lambda: heard.messages)
+        flow = heard.messages[0][1]
+        while not heard.transport._unread[Interface.GM].held:
+            heard.transport.send(bytes(20_000), flow)
+            await asyncio.sleep(0)
+        heard.transport.close_flow(flow)
+        await until(lambda: heard.closed)
+        link.close()
+        await heard.transport.close()
+
+    within(run())
+
+
+def test_connections_that_we_open_count_and_a_failure_to_make_a_socket_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Step 1, 6: without a descriptor there is an answer, not an exception that nobody hears."""
+
+    async def run() -> None:
+        heard = Heard()
+        wish = Flow("TCP", Interface.MW, HERE, 0, HERE, free_port(socket.SOCK_STREAM))
+
+        def none_left(address: object, kind: object) -> socket.socket:
+            raise OSError(24, "Too many open files")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(transport, "_socket", none_left)
+            heard.transport.send(b"x", wish)
+            assert len(heard.transport._table) == 1
+            await until(lambda: heard.closed)
+        assert "Too many open files" in heard.closed[0][1] and not len(heard.transport._table)
+        heard.transport._table.limit = 0
+        heard.transport.send(b"x", wish)
+        await until(lambda: len(heard.closed) == 2)
+        assert "as many as there may be" in heard.closed[1][1]
+        await heard.transport.close()
 
     within(run())

@@ -1,0 +1,205 @@
+"""What of a flood is written down: so much of each source, so much of all together, and how much was left out.
+
+A stranger's datagram costs nothing, so it must not fill a disk, nor push out of the journal what a phone did. Token
+buckets in bounded memory; the log and the journal have one each.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pcscf.observe import Attempt, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
+from pcscf.vocabulary import Flow, Interface
+
+SOURCES = 4096
+"""Sources and kinds that are told apart; of more, the one unheard for the longest begins anew."""
+NAMED = 1024
+"""Sources that are counted of what was left out."""
+QUIET = 2.0
+"""Seconds without another: then it is said how many were left out."""
+EVERY = 10.0
+"""Seconds after which it is said although there are more."""
+CALLS = 4096
+
+
+class Rate(NamedTuple):
+    """So many at once, and so many a second."""
+
+    burst: float
+    a_second: float
+
+
+class Rates(NamedTuple):
+    """Of one source, and of all sources together."""
+
+    source: Rate
+    all: Rate
+
+
+class Share(NamedTuple):
+    """Whose share something takes. `usual`: normal traffic brings it in numbers; problems are few."""
+
+    kind: str
+    source: object
+    usual: bool = False
+
+
+class LeftOut(NamedTuple):
+    """What was not written. `sources`: how many, at least."""
+
+    kind: str
+    number: int
+    sources: int
+    source: object
+
+    def __str__(self) -> str:
+        whose = f"{self.sources}{'' if self.sources < NAMED else ' or more'} sources"
+        if self.sources == 1:
+            whose = str(self.source) or "one source"
+        return f"{self.number} more of this kind were left out: {self.kind}, from {whose}"
+
+
+class _Bucket:
+    __slots__ = ("at", "tokens")
+
+    def __init__(self, tokens: float, at: float) -> None:
+        self.tokens = tokens
+        self.at = at
+
+    def fill(self, rate: Rate, now: float) -> bool:
+        self.tokens = min(rate.burst, self.tokens + (now - self.at) * rate.a_second)
+        self.at = now
+        return self.tokens >= 1
+
+
+class _Left:
+    __slots__ = ("count", "first", "last", "sources")
+
+    def __init__(self, now: float) -> None:
+        self.count = 0
+        self.first = now
+        self.last = now
+        self.sources: set[object] = set()
+
+
+class RateLimit:
+    """Token buckets for each source and kind, and one for each kind."""
+
+    def __init__(self, unusual: Rates, usual: Rates) -> None:
+        self._rates = {False: unusual, True: usual}
+        self._each: OrderedDict[tuple[str, object], _Bucket] = OrderedDict()
+        self._all: dict[str, _Bucket] = {}
+        self._left: dict[str, _Left] = {}
+
+    def admits(self, share: Share, now: float) -> bool:
+        """Whether one more of this may be written."""
+        rates = self._rates[share.usual]
+        key = (share.kind, share.source)
+        each = self._each.get(key)
+        if each is None:
+            if len(self._each) >= SOURCES:
+                self._each.popitem(last=False)
+            each = self._each[key] = _Bucket(rates.source.burst, now)
+        else:
+            self._each.move_to_end(key)
+        everybody = self._all.get(share.kind)
+        if everybody is None:
+            everybody = self._all[share.kind] = _Bucket(rates.all.burst, now)
+        if each.fill(rates.source, now) and everybody.fill(rates.all, now):
+            each.tokens -= 1
+            everybody.tokens -= 1
+            return True
+        left = self._left.get(share.kind)
+        if left is None:
+            left = self._left[share.kind] = _Left(now)
+        left.count += 1
+        left.last = now
+        if len(left.sources) < NAMED:
+            left.sources.add(share.source)
+        return False
+
+    def left_out(self, now: float) -> list[LeftOut]:
+        """What was left out and is to be told now; told once."""
+        ripe = [
+            kind for kind, left in self._left.items() if now - left.last >= QUIET or now - left.first >= EVERY
+        ]  # fmt: skip
+        told = []
+        for kind in ripe:
+            left = self._left.pop(kind)
+            told.append(LeftOut(kind, left.count, len(left.sources), next(iter(left.sources))))
+        return told
+
+
+def share_of(record: Record) -> Share:
+    """Whose share of the log a record takes."""
+    match record:
+        case Problem(flow=flow):
+            if flow is None:
+                return Share(record.kind.value, record.impi)
+            return Share(f"{record.kind.value} at {flow.interface.value}", flow.remote)
+        case MessageSeen(flow=Flow(interface=Interface.GM) as flow):
+            if record.incoming:
+                registers = record.summary == "REGISTER"
+                return Share("REGISTER in clear" if registers else "message in clear", flow.remote, usual=registers)
+            status = record.summary[:3]  # apart, so that a crowd of 403 leaves the 401 visible
+            return Share(f"{status} in clear", flow.remote, usual=status[:1] in "12" or status == "401")
+        case MessageSeen(flow=flow):
+            return Share(f"message at {flow.interface.value}", (flow.remote, record.call_id), usual=True)
+        case Attempt():
+            return Share("attempt to register", record.ue, usual=True)
+        case SetChanged():
+            return Share("set of SAs", record.ue, usual=True)
+        case RegistrationChanged():
+            return Share("registration", record.impi, usual=True)
+
+
+class JournalLimit:
+    """Keeps strangers from pushing out of the journal what others did.
+
+    Limited are problems of anybody, and messages in clear of those who are not registered; with a REGISTER that is left
+    out goes what it causes toward the core. What happens inside ESP, and what becomes of sets and registrations, is
+    always written.
+    """
+
+    def __init__(self, known: Callable[[Flow], bool]) -> None:
+        """`known(flow)`: a contact that is registered without IPsec talks from there."""
+        self._known = known
+        self._limit = RateLimit(
+            unusual=Rates(Rate(50, 5), Rate(1000, 5)),
+            usual=Rates(Rate(50, 5), Rate(2000, 100)),
+        )
+        self._calls: OrderedDict[str, None] = OrderedDict()
+        """Call-IDs whose last message in clear was left out."""
+
+    def admits(self, record: Record, now: float) -> bool:
+        if isinstance(record, MessageSeen):
+            return self._admits_message(record, now)
+        match record:
+            case Problem(flow=flow):
+                if flow is not None and flow.interface is Interface.GM and self._known(flow):
+                    return True
+            case Attempt(spi=0):
+                if record.call_id in self._calls:
+                    return False
+            case _:
+                return True
+        return self._limit.admits(share_of(record), now)
+
+    def _admits_message(self, record: MessageSeen, now: float) -> bool:
+        calls, call_id, flow = self._calls, record.call_id, record.flow
+        if flow.interface is Interface.GM and not self._known(flow):
+            if not record.incoming and call_id in calls:
+                return False
+            if not self._limit.admits(share_of(record), now):
+                if len(calls) >= CALLS:
+                    calls.popitem(last=False)
+                calls[call_id] = None
+                return False
+        elif flow.interface is Interface.MW:
+            return not calls or call_id not in calls
+        if calls:
+            calls.pop(call_id, None)
+        return True
+
+    def left_out(self, now: float) -> list[LeftOut]:
+        return self._limit.left_out(now)
