@@ -303,6 +303,8 @@ class Limits(Part):
     pending_per_source: Annotated[int, Field(ge=1)] = 64
     transactions: Annotated[int, Field(ge=1)] = 50_000
     connections_per_source: Annotated[int, Field(ge=1)] = 64
+    transactions_per_source: Annotated[int, Field(ge=1)] = 128
+    pending: Annotated[int, Field(ge=1)] = 10_000
 
 
 class Log(Part):
@@ -513,6 +515,8 @@ class Config(BaseSettings):
             ports_pc=ipsec.ports_pc,
             pending_per_source=self.limits.pending_per_source,
             transactions=self.limits.transactions,
+            transactions_per_source=self.limits.transactions_per_source,
+            pending=self.limits.pending,
         )
 
 

@@ -114,11 +114,13 @@ class Originating:
         if routes and self._sides.is_gm(route_uri(routes[0])):
             own = routes.pop(0)
         dialog = self._dialog_of(request, registration)
+        emergency = False
         if dialog is not None:
             routes = self._checked(routes, dialog.route, "the route set of the dialog")
             ways = self._toward(routes[0] if routes else f"<{request.uri}>")
         elif is_emergency(request, self.settings.emergency.numbers):
             routes, ways = self._emergency()
+            emergency = True
         elif not registration.registered:
             raise Refusal(403, "the user is not registered")
         else:
@@ -127,8 +129,9 @@ class Originating:
             if not routes or routes != list(registration.service_route):
                 routes = self._checked(routes, registration.service_route, "the Service-Route", absent=not routes)
             ways = self._toward(routes[0]) if routes else self._hops.to_home
-            if request.method in DIALOG_FORMING and self._dialogs.count(registration) >= MOST_OF_ONE:
-                raise Refusal(503, f"this UE has {MOST_OF_ONE} dialogs already", [header("Retry-After", "10")])
+            usage = DIALOG_FORMING.get(request.method)
+            if usage is not None and self._dialogs.is_full(registration, usage):
+                raise Refusal(503, f"this UE has {MOST_OF_ONE} {usage.value}s already", [header("Retry-After", "10")])
         identity = self._identity(request, registration) if request.method not in NOT_ASSERTED else ""
         charging = dialog is None
         token = registration.path_token if request.method in DIALOG_FORMING else ""
@@ -146,7 +149,15 @@ class Originating:
         def route_of(response: Response) -> tuple[str, ...]:
             return self._route_of(response, token)
 
-        return Plan(registration=registration, build=build, back=back, ways=ways, dialog=dialog, route_of=route_of)
+        return Plan(
+            registration=registration,
+            build=build,
+            back=back,
+            ways=ways,
+            dialog=dialog,
+            emergency=emergency,
+            route_of=route_of,
+        )
 
     def _check(self, request: Request, sa_set: SaSet | None) -> None:
         """What every request must show. Raises Refusal."""
@@ -191,8 +202,7 @@ class Originating:
         """An emergency request goes to the E-CSCF; its Route does not count (digest C10). Raises Refusal."""
         emergency = self.settings.emergency
         if emergency.mode is EmergencyMode.ALTERNATIVE:
-            headers, body = alternative_service("Emergency calls are not served here")
-            raise Refusal(380, "an emergency request, to be made elsewhere", headers, body)
+            raise elsewhere()
         if emergency.mode is EmergencyMode.REFUSE:
             raise Refusal(403, "emergency requests are not served here")
         route = f"<{emergency.ecscf}>" if ";lr" in emergency.ecscf else f"<{emergency.ecscf};lr>"
@@ -304,6 +314,12 @@ class Originating:
 def _user(value: str) -> str:
     """The user part of a Record-Route value, "" where it cannot be read."""
     return route_uri(value).user if readable(value) else ""
+
+
+def elsewhere() -> Refusal:
+    """What a UE is told that shall make its emergency call another way (TS 24.229 5.2.10)."""
+    headers, body = alternative_service("Emergency calls are not served here")
+    return Refusal(380, "an emergency request, to be made elsewhere", headers, body)
 
 
 def own_answer(request: Request) -> Refusal:

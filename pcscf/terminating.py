@@ -85,8 +85,8 @@ class Terminating:
         if dialog is not None and dialog.registration is not registration:
             raise Refusal(481, f"the dialog {key.call_id[:60]} belongs to another UE")
         forming = request.method in DIALOG_FORMING
-        if forming and not key.ue_tag and self._dialogs.count(registration) >= MOST_OF_ONE:
-            raise Refusal(486, f"the UE has {MOST_OF_ONE} dialogs already")
+        if forming and not key.ue_tag and self._dialogs.is_full(registration, DIALOG_FORMING[request.method]):
+            raise Refusal(486, f"the UE has {MOST_OF_ONE} {DIALOG_FORMING[request.method].value}s already")
         gm = self._sent_by(registration)
         record = [f"<{self._sides.core.uri(token, flow)}>", *request.values("record-route")] if forming else []
         drop_identity = has_privacy(request, "id")
