@@ -3,6 +3,7 @@
 Floods go straight into the proxy: what is asserted is what it holds afterwards, and that a phone is served as ever.
 """
 
+import gc
 import tracemalloc
 from dataclasses import replace
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from pcscf.dialog import MOST_EMERGENCIES, MOST_FORKS, MOST_OF_ONE
 from pcscf.emergency import EmergencyMode, EmergencySettings
 from pcscf.originating import OriginatingSettings
 from pcscf.register import Without
+from pcscf.sip import fields
 from pcscf.sip.message import Request, Response, header
 from pcscf.sip.parse import parse
 from pcscf.vocabulary import Action, Flow, Interface, Received, Send, Tick
@@ -93,7 +95,7 @@ def test_refused_registers_leave_nothing_behind() -> None:
     assert Phone(world).registered().status == 200
 
 
-@pytest.mark.parametrize("size", [0, 900, 7000, 30_000], ids=lambda size: f"{size} octets")
+@pytest.mark.parametrize("size", [0, 500, 7000, 30_000], ids=lambda size: f"{size} octets")
 def test_padding_is_not_kept(size: int) -> None:
     """Step 1, 5: however long the Vias are, of 400 refused and 400 forwarded REGISTERs no more is held than of half.
 
@@ -110,15 +112,21 @@ def test_padding_is_not_kept(size: int) -> None:
                 request = numbered(template, number)
                 send(world, request.with_headers((*request.headers, *padding)), clear())
 
+    def held() -> int:
+        """Octets, without the caches of parsed values: those have a limit of their own."""
+        for cache in (fields._via, fields._name_addr, fields._plain_param):
+            cache.cache_clear()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
     tracemalloc.start()
     try:
-        flood(0, 200)  # the caches of parsed values fill
-        before, _ = tracemalloc.get_traced_memory()
+        flood(0, 200)
+        before = held()
         flood(200, 400)
-        held = tracemalloc.get_traced_memory()[0] - before
+        assert held() - before < 50_000
     finally:
         tracemalloc.stop()
-    assert held < 200_000
     assert world.proxy.load.transactions == (2 * 50 if size < LONGEST else 0)
 
 
