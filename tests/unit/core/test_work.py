@@ -3,12 +3,9 @@
 What is counted is Python's instructions, so that a busy machine changes nothing: a loop over the others shows.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -19,6 +16,7 @@ from pcscf.registration import ContactKey, Registration
 from pcscf.sip.message import header
 from pcscf.sip.parse import parse
 from pcscf.vocabulary import Event, FlowClosed, Received
+from tests.instructions import instructions
 from tests.unit.core.test_limits import clear, emergency, numbered, register, send, to_core
 from tests.unit.core.world import CORE, Phone, World, answer, challenge, offer, ok, settings
 
@@ -36,25 +34,6 @@ class Crowded(World):
 
     def check(self) -> None:
         pass
-
-
-def instructions(work: Callable[[], object]) -> int:
-    """How many it takes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    former = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(former)
-    return count
 
 
 def least(world: World, *events: Event) -> int:
