@@ -23,7 +23,7 @@ from pcscf.register import RegisterProcedure, RegisterSettings
 from pcscf.registrar import Registrar
 from pcscf.registration import ESTABLISHED, Registration, SetState, names
 from pcscf.relay import Relay
-from pcscf.signalling import Signalling
+from pcscf.signalling import RequestUser, Signalling
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import GM_TIMERS, TimerProfile
@@ -255,13 +255,18 @@ class Proxy:
             return
         if sa_set.state is SetState.NEW:
             self.registrar.step(sa_set, SetEvent.USED, "the UE was seen on it")
-        self._signalling.receive(message, flow, self._relay)
+        self._signalling.receive(message, flow, self._relay, emergency=self._is_emergency_call(message))
+
+    def _is_emergency_call(self, message: Request | Response) -> bool:
+        numbers = self._settings.originating.emergency.numbers
+        return isinstance(message, Request) and message.method == "INVITE" and is_emergency(message, numbers)
 
     def _in_clear(self, message: Request | Response, flow: Flow) -> None:
         """REGISTER, UEs that were admitted without IPsec, and emergency requests; nothing else (TS 33.203 7.1)."""
         if self.registrar.in_clear(flow) is not None:
             is_register = isinstance(message, Request) and message.method == "REGISTER"
-            self._signalling.receive(message, flow, self._register if is_register else self._relay)
+            user: RequestUser = self._register if is_register else self._relay
+            self._signalling.receive(message, flow, user, emergency=self._is_emergency_call(message))
             return
         if isinstance(message, Response):
             self._turn.problem(f"a {message.status} response from a UE to nothing we asked; dropped", flow)

@@ -74,7 +74,7 @@ class Registrar:
         self._registrations: dict[ContactKey, Registration] = {}
         self._by_token: dict[str, Registration] = {}
         self._by_impi: dict[str, dict[ContactKey, Registration]] = {}
-        self._contacts: dict[str, dict[ContactKey, Registration]] = {}
+        self._contacts: dict[str, tuple[Registration, ...]] = {}
         """Those of `_by_impi` that are registered: anybody can have a contact of a user tried."""
         self._by_clear: dict[Flow, Registration] = {}
         self._by_ports: dict[tuple[IPAddress, int, int], SaSet] = {}
@@ -117,7 +117,7 @@ class Registrar:
 
     def contacts_of(self, impi: str) -> tuple[Registration, ...]:
         """Every registered contact of a user."""
-        return tuple(self._contacts.get(impi, {}).values())
+        return self._contacts.get(impi, ())
 
     def by_token(self, token: str) -> Registration | None:
         """The contact whose Path or Record-Route has this token."""
@@ -148,7 +148,7 @@ class Registrar:
             raise ValueError(f"SPIs or ports of {key.impi} at {key.address} are those of another")
         self._registrations[key] = self._by_token[token] = registration
         self._by_impi.setdefault(key.impi, {})[key] = registration
-        self._contacts.setdefault(key.impi, {})[key] = registration
+        self._contacts[key.impi] = (*self.contacts_of(key.impi), registration)
         self.registered += 1
         identify(registration)
         self.admit_in_clear(registration, registration.clear)
@@ -179,7 +179,10 @@ class Registrar:
         del self._registrations[key]
         del self._by_token[registration.path_token]
         self.admit_in_clear(registration, None)
-        _take_out(self._by_impi, key)
+        others = self._by_impi[key.impi]
+        del others[key]
+        if not others:
+            del self._by_impi[key.impi]
         if not key.impi:
             self._guests.remove(source_of(key.address), registration)
 
@@ -445,7 +448,8 @@ class Registrar:
         """The contact is registered with this identity."""
         if not registration.bindings:
             self.registered += 1
-            self._contacts.setdefault(registration.key.impi, {})[registration.key] = registration
+            impi = registration.key.impi
+            self._contacts[impi] = (*self.contacts_of(impi), registration)
         self.touched[registration.path_token] = registration
         registration.bindings[impu] = binding
         identify(registration)
@@ -507,9 +511,11 @@ class Registrar:
 
     def _tell_end(self, registration: Registration, why: str) -> None:
         self.registered -= 1
-        _take_out(self._contacts, registration.key)
         self.touched[registration.path_token] = registration
         impi = registration.key.impi
+        left = tuple(each for each in self._contacts.pop(impi) if each is not registration)
+        if left:
+            self._contacts[impi] = left
         self._turn.note(
             RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
         )
@@ -576,14 +582,6 @@ class Registrar:
         for sa_id in sa_set.ids:
             del self._by_sa[sa_id]
         self._spis.free((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
-
-
-def _take_out(table: dict[str, dict[ContactKey, Registration]], key: ContactKey) -> None:
-    """Take a contact out of a table by users."""
-    others = table[key.impi]
-    del others[key]
-    if not others:
-        del table[key.impi]
 
 
 def _ports(ends: Parameters) -> tuple[tuple[IPAddress, int, int], tuple[IPAddress, int, int]]:

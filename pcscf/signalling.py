@@ -41,6 +41,7 @@ STATUS_AND_TAG = 120
 """Octets of the status line, our tag, Retry-After and Content-Length, with room to spare."""
 LONGEST_UNPROVEN = 8192
 """Octets of a request that is served before anybody knows who sent it; a REGISTER has 1500."""
+EMERGENCY = "emergency"
 NEEDED = frozenset({"via", "from", "to", "call-id", "cseq"})
 """What an answer cannot be without (RFC 3261 8.2.6.2)."""
 
@@ -167,8 +168,11 @@ class Signalling:
         """Send a request that has no transaction: an ACK to a 2xx."""
         self._transmit(request.to_bytes(), request, flow)
 
-    def receive(self, message: Request | Response, flow: Flow, user: RequestUser) -> None:
-        """Take a message to its transaction; a new request goes to `user`. Raises ParseError: no readable Via."""
+    def receive(self, message: Request | Response, flow: Flow, user: RequestUser, *, emergency: bool = False) -> None:
+        """Take a message to its transaction; a new request goes to `user`. Raises ParseError: no readable Via.
+
+        An `emergency` call of a contact is counted apart from what else it sends.
+        """
         scope, unproven = self._scope(flow), False
         share = self._core
         peer: object = None
@@ -179,6 +183,7 @@ class Signalling:
         elif flow.interface is not Interface.MW:
             share = self._contacts
             peer = scope if flow.interface is Interface.GM_PROTECTED else self._registrar.in_clear(flow)
+            peer = (peer, EMERGENCY) if emergency else peer
         outputs = self._transactions.receive(
             message,
             flow,

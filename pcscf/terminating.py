@@ -58,6 +58,10 @@ NOT_FROM_A_UE = (
 """Headers of a response that a UE is not trusted with, or that we put in ourselves."""
 
 
+PSAP_CALLBACK = "psap-callback"
+"""Priority of a call back to somebody who made an emergency call (RFC 7090)."""
+
+
 class Terminating:
     """Plans for requests to UEs."""
 
@@ -85,7 +89,13 @@ class Terminating:
         if dialog is not None and dialog.registration is not registration:
             raise Refusal(481, f"the dialog {key.call_id[:60]} belongs to another UE")
         forming = request.method in DIALOG_FORMING
-        if forming and not key.ue_tag and self._dialogs.is_full(registration, DIALOG_FORMING[request.method]):
+        emergency = forming and (request.first("priority") or "").lower() == PSAP_CALLBACK
+        if (
+            forming
+            and dialog is None
+            and not emergency
+            and self._dialogs.is_full(registration, DIALOG_FORMING[request.method])
+        ):
             raise Refusal(486, f"the UE has {MOST_OF_ONE} {DIALOG_FORMING[request.method].value}s already")
         gm = self._sent_by(registration)
         record = [f"<{self._sides.core.uri(token, flow)}>", *request.values("record-route")] if forming else []
@@ -108,6 +118,7 @@ class Terminating:
             back=back,
             ways=ways,
             dialog=dialog,
+            emergency=emergency,
             route_of=lambda response: tuple(request.values("record-route")),
         )
 

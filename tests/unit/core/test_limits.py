@@ -552,3 +552,37 @@ def test_calls_that_ring_at_once_are_counted(world: World, phone: Phone) -> None
     assert isinstance(invites[-1], Request)
     world.receive(answer(invites[-1], "200 OK", record=True), CORE)
     assert world.at_phone()[1].status == 200
+
+
+def test_unanswered_requests_starve_no_emergency() -> None:
+    """Step 1, 8: of a contact that has as many transactions as it may an emergency call is served all the same."""
+    world = world_of(EmergencyMode.ROUTE)
+    phone = Phone(world)
+    phone.registered()
+    for number in range(51):
+        world.receive(phone.request("MESSAGE", call_id=f"waits{number}"), phone.uplink)
+    assert isinstance(world.sent[-1][1], Response) and world.sent[-1][1].status == 503
+    world.sent.clear()
+    assert call(world, phone, 1, "urn:service:sos") == 200
+    assert call(world, phone, 2) == 503
+
+
+def test_a_psap_that_calls_back_finds_a_ue_that_is_busy(world: World, phone: Phone) -> None:
+    """Step 1, 8: its call is an emergency call, too (RFC 7090)."""
+    for number in range(MOST_OF_ONE):
+        assert call(world, phone, number) == 200
+    (contact,) = world.proxy.registrar
+    world.receive(from_core("INVITE", contact, extra="Priority: psap-callback\r\n"), CORE)
+    invite = next(message for _, message in world.sent if isinstance(message, Request))
+    world.sent.clear()
+    world.receive(answer(invite, "180 Ringing", tag="ue"), phone.downlink)
+    assert len(world.proxy.dialogs) == MOST_OF_ONE + 1
+
+
+def test_a_tag_of_the_callee_lets_nobody_past_the_limit(world: World, phone: Phone) -> None:
+    """Step 1, 8: an INVITE with a To tag of no dialog begins one."""
+    for number in range(MOST_OF_ONE):
+        assert call(world, phone, number) == 200
+    (contact,) = world.proxy.registrar
+    world.receive(from_core("INVITE", contact, to_tag="made-up"), CORE)
+    assert world.take()[1].status == 486  # type: ignore[union-attr]
