@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pcscf import passage
 from pcscf.dialog import MOST_EMERGENCIES, MOST_FORKS, MOST_OF_ONE
 from pcscf.emergency import EmergencyMode, EmergencySettings
 from pcscf.originating import OriginatingSettings
@@ -18,6 +19,7 @@ from pcscf.register import Without
 from pcscf.sip import fields
 from pcscf.sip.message import Request, Response, header
 from pcscf.sip.parse import parse
+from pcscf.tally import Tally
 from pcscf.vocabulary import Action, Flow, Interface, Received, Send, Tick
 from tests.unit.core.world import CORE, GM, Phone, World, answer, challenge, from_core, offer, ok, settings
 
@@ -332,6 +334,45 @@ def test_spis_of_dropped_challenges_do_not_pile_up(monkeypatch: pytest.MonkeyPat
     for number in range(50):
         challenged(world, number, "10.45.0.20")
     assert len(world.proxy.registrar._spis) <= 20 + 2 * 3
+
+
+def test_guests_have_a_limit_for_all() -> None:
+    """Step 1, 5: emergency callers that are not registered, of whatever address."""
+    world = world_of(EmergencyMode.ROUTE, unregistered=True, pending=5)
+    found = []
+    for number in range(8):
+        flow = clear(f"10.45.9.{number + 1}")
+        found += statuses(send(world, numbered(emergency(flow), number), flow))
+    assert found == [100] * 5 + [403] * 3
+    until_silent(world, 1000)
+    assert len(world.proxy.registrar) == 0
+    assert statuses(send(world, numbered(emergency(clear()), 9), clear())) == [100], "there is room again"
+
+
+def test_values_without_end_are_not_kept_by_caches() -> None:
+    """Step 1, 5: each has so many entries, of so many octets."""
+    long = "x" * 5000
+    kept = fields._via.cache_info().currsize, passage._route_uri.cache_info().currsize
+    assert fields.parse_via(f"SIP/2.0/UDP h;branch={long}").branch == long
+    assert passage.route_uri(f"<sip:h;x={long}>").host == "h"
+    assert kept == (fields._via.cache_info().currsize, passage._route_uri.cache_info().currsize)
+    literals = passage._literal_in.cache_info().currsize
+    assert not passage._host_in(long, (GM,)) and passage._host_in(str(GM), (GM,))
+    assert passage._literal_in.cache_info().currsize <= literals + 1
+    world = world_of()
+    world.proxy.handle(Tick(), world.now)
+    world.proxy.hops.to_uri(f"sip:10.46.0.2;x={long}", lambda ways: None)
+    assert not any(long in uri for uri in world.proxy.hops._literals)
+
+
+def test_a_peer_makes_up_no_label_without_end() -> None:
+    """Step 1, 5: what is counted by method and status has a number for each that is registered, and few more."""
+    tally = Tally()
+    for status in range(200, 700):
+        tally.answered(f"X{status}", status)
+        tally.answered("INVITE", status)
+    assert tally.outcomes["INVITE", 299] == 0 < tally.outcomes["INVITE", 200] and tally.outcomes["OTHER", 486] == 1
+    assert len(tally.outcomes) < 200 and tally.outcomes.total() == 1000
 
 
 # 7: no more comes back than was sent
