@@ -306,6 +306,8 @@ class Limits(Part):
     connections_per_source: Annotated[int, Field(ge=1)] = CONNECTIONS_PER_SOURCE
     connections: Annotated[int, Field(ge=16)] = CONNECTIONS
     idle_connection: Annotated[float, Field(ge=1)] = 120
+    transactions_per_source: Annotated[int, Field(ge=1)] = 128
+    pending: Annotated[int, Field(ge=1)] = 10_000
 
 
 class Log(Part):
@@ -516,6 +518,8 @@ class Config(BaseSettings):
             ports_pc=ipsec.ports_pc,
             pending_per_source=self.limits.pending_per_source,
             transactions=self.limits.transactions,
+            transactions_per_source=self.limits.transactions_per_source,
+            pending=self.limits.pending,
         )
 
 

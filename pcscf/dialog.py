@@ -13,7 +13,11 @@ from typing import NamedTuple
 from pcscf.registration import Registration
 
 MOST_OF_ONE = 64
-"""Dialogs of one contact; a phone has a handful."""
+"""Calls of one contact, and subscriptions of one; a phone has a handful."""
+MOST_FORKS = 16
+"""Dialogs that one INVITE can make: a call rings at the phones of one user."""
+MOST_EMERGENCIES = 8
+"""Emergency calls of one contact that are kept in mind; none is refused for the others."""
 SPARE_DEADLINES = 64
 """Deadlines of what has ended that may wait beside those of the living."""
 
@@ -44,6 +48,10 @@ class Dialog:
     usages: set[Usage] = field(default_factory=set)
     early: bool = True
     """No 2xx yet: it ends with its INVITE."""
+    emergency: bool = False
+    """An emergency call: it takes nothing from the other calls, nor they from it."""
+    fork: bool = False
+    """Made early by an INVITE that had made another: the call counts once."""
     expires: float = math.inf
     """When a usage that is not refreshed ends."""
 
@@ -53,7 +61,7 @@ class Dialogs:
 
     def __init__(self) -> None:
         self._dialogs: dict[DialogKey, Dialog] = {}
-        self._of: dict[Registration, set[DialogKey]] = {}
+        self._of: dict[Registration, dict[DialogKey, Dialog]] = {}
         self._deadlines: list[tuple[float, DialogKey]] = []
         self.touched: set[DialogKey] = set()
         """What has changed since somebody emptied this."""
@@ -61,13 +69,13 @@ class Dialogs:
     def restore(self, dialog: Dialog) -> None:
         """A confirmed dialog of an earlier run goes on."""
         self._dialogs[dialog.key] = dialog
-        self._of.setdefault(dialog.registration, set()).add(dialog.key)
+        self._of.setdefault(dialog.registration, {})[dialog.key] = dialog
         if dialog.expires != math.inf:
             self.keep(dialog, dialog.expires)
 
     def confirm(self, dialog: Dialog) -> None:
         """A 2xx was seen: it no longer ends with its INVITE."""
-        dialog.early = False
+        dialog.early = dialog.fork = False
         self.touched.add(dialog.key)
 
     def keep_on(self, dialog: Dialog) -> None:
@@ -88,12 +96,32 @@ class Dialogs:
         """How many dialogs a contact has."""
         return len(self._of.get(registration, ()))
 
-    def open(self, key: DialogKey, registration: Registration, route: tuple[str, ...], usage: Usage) -> Dialog:
-        """The dialog of this name, made with this route set if it is new."""
+    def is_full(self, registration: Registration, usage: Usage) -> bool:
+        """Whether a contact has as many calls, or subscriptions, as it may; neither takes the place of the other."""
+        found = 0
+        for dialog in self._of.get(registration, {}).values():
+            found += usage in dialog.usages and not (usage is Usage.CALL and (dialog.emergency or dialog.fork))
+        return found >= MOST_OF_ONE
+
+    def open(
+        self,
+        key: DialogKey,
+        registration: Registration,
+        route: tuple[str, ...],
+        usage: Usage,
+        *,
+        emergency: bool = False,
+        fork: bool = False,
+    ) -> Dialog:
+        """The dialog of this name, made with this route set if it is new. Of too many emergencies the oldest goes."""
         dialog = self._dialogs.get(key)
         if dialog is None:
-            dialog = self._dialogs[key] = Dialog(key=key, registration=registration, route=route)
-            self._of.setdefault(registration, set()).add(key)
+            own = self._of.setdefault(registration, {})
+            dialog = Dialog(key=key, registration=registration, route=route, emergency=emergency, fork=fork)
+            own[key] = self._dialogs[key] = dialog
+            calls = [each for each in own.values() if each.emergency and not each.fork] if emergency else []
+            if len(calls) > MOST_EMERGENCIES:
+                self.close(calls[0])
         dialog.usages.add(usage)
         return dialog
 
@@ -124,15 +152,15 @@ class Dialogs:
             return
         del self._dialogs[dialog.key]
         self.touched.add(dialog.key)
-        keys = self._of[dialog.registration]
-        keys.discard(dialog.key)
-        if not keys:
+        own = self._of[dialog.registration]
+        del own[dialog.key]
+        if not own:
             del self._of[dialog.registration]
 
     def close_all(self, registration: Registration) -> None:
         """The contact is gone: its dialogs are forgotten without a word (TS 24.229 5.2.8.1.4)."""
-        for key in tuple(self._of.get(registration, ())):
-            self.close(self._dialogs[key])
+        for dialog in tuple(self._of.get(registration, {}).values()):
+            self.close(dialog)
 
     @property
     def deadline(self) -> float | None:

@@ -11,6 +11,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pcscf.hops import Hop, HopKey, HopState, HopTable, Prober, key_of
+from pcscf.sip.fields import KEPT_OCTETS
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import parse_uri
 from pcscf.turn import Turn
@@ -193,7 +194,8 @@ class NextHops:
         if entry.address is not None and (flow := self._flow(entry.query.transport, entry.address, entry.query.port)):
             if len(self._literals) >= ANSWERS:
                 self._literals.clear()
-            self._literals[uri] = flow
+            if len(uri) <= KEPT_OCTETS:
+                self._literals[uri] = flow
         self._decide((entry,), then, home=False)
 
     def answered(self, flow: Flow) -> None:

@@ -71,6 +71,7 @@ class Originating:
             own = routes.pop(0)
         dialog = self._dialog_of(request, registration)
         beyond: tuple[str, ...] = ()
+        emergency = False
         if dialog is not None:
             absent = not routes and dialog.route == self._to_ecscf  # which left itself out of the route set
             routes = self._checked(routes, dialog.route, "the route set of the dialog", absent=absent)
@@ -78,6 +79,7 @@ class Originating:
         elif is_emergency(request, self.settings.emergency.numbers):
             routes, ways = self._emergency()
             beyond = self._to_ecscf
+            emergency = True
         elif not registration.registered:
             raise Refusal(403, "the user is not registered")
         else:
@@ -86,8 +88,9 @@ class Originating:
             if not routes or routes != list(registration.service_route):
                 routes = self._checked(routes, registration.service_route, "the Service-Route", absent=not routes)
             ways = self._toward(routes[0]) if routes else self._hops.to_home
-            if request.method in DIALOG_FORMING and self._dialogs.count(registration) >= MOST_OF_ONE:
-                raise Refusal(503, f"this UE has {MOST_OF_ONE} dialogs already", [header("Retry-After", "10")])
+            usage = DIALOG_FORMING.get(request.method)
+            if usage is not None and self._dialogs.is_full(registration, usage):
+                raise Refusal(503, f"this UE has {MOST_OF_ONE} {usage.value}s already", [header("Retry-After", "10")])
         identity = self._identity(request, registration) if request.method not in NOT_ASSERTED else ""
         charging = dialog is None
         token = registration.path_token if request.method in DIALOG_FORMING else ""
@@ -105,7 +108,15 @@ class Originating:
         def route_of(response: Response) -> tuple[str, ...]:
             return self._route_of(response, token) or beyond
 
-        return Plan(registration=registration, build=build, back=back, ways=ways, dialog=dialog, route_of=route_of)
+        return Plan(
+            registration=registration,
+            build=build,
+            back=back,
+            ways=ways,
+            dialog=dialog,
+            emergency=emergency,
+            route_of=route_of,
+        )
 
     def _check(self, request: Request, sa_set: SaSet | None) -> None:
         """What every request must show. Raises Refusal."""
@@ -162,8 +173,7 @@ class Originating:
         """An emergency request goes to the E-CSCF; its Route does not count (digest C10). Raises Refusal."""
         emergency = self.settings.emergency
         if emergency.mode is EmergencyMode.ALTERNATIVE:
-            headers, body = alternative_service("Emergency calls are not served here")
-            raise Refusal(380, "an emergency request, to be made elsewhere", headers, body)
+            raise elsewhere()
         if emergency.mode is EmergencyMode.REFUSE:
             raise Refusal(403, "emergency requests are not served here")
         return list(self._to_ecscf), lambda then: self._hops.to_uri(emergency.ecscf, then)
@@ -267,6 +277,12 @@ class Originating:
 def _user(value: str) -> str:
     """The user part of a Record-Route value, "" where it cannot be read."""
     return route_uri(value).user if readable(value) else ""
+
+
+def elsewhere() -> Refusal:
+    """What a UE is told that shall make its emergency call another way (TS 24.229 5.2.10)."""
+    headers, body = alternative_service("Emergency calls are not served here")
+    return Refusal(380, "an emergency request, to be made elsewhere", headers, body)
 
 
 def own_answer(request: Request) -> Refusal:

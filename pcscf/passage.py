@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 
-from pcscf.dialog import Dialog
+from pcscf.dialog import Dialog, Usage
 from pcscf.registration import Registration
 from pcscf.routing import CoreSide
-from pcscf.sip.fields import parse_name_addr
+from pcscf.sip.fields import KEPT_OCTETS, parse_name_addr
 from pcscf.sip.message import Header, Message, Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import Uri, parse_uri, same_uri
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress, PortRange, bracketed
 
-DIALOG_FORMING = frozenset({"INVITE", "SUBSCRIBE", "REFER"})
+DIALOG_FORMING = {"INVITE": Usage.CALL, "SUBSCRIBE": Usage.SUBSCRIPTION, "REFER": Usage.SUBSCRIPTION}
+"""What the dialog is for that a request of this method makes."""
+LONGEST_LITERAL = 45
+"""Characters of an address; a longer host is a name."""
 METHODS = "INVITE, ACK, CANCEL, BYE, PRACK, UPDATE, INFO, MESSAGE, OPTIONS, SUBSCRIBE, NOTIFY, PUBLISH, REFER, REGISTER"
 
 
@@ -52,8 +55,12 @@ class Sides:
         return (uri.port or 5060) == self.core.port and _host_in(uri.host, self.mw)
 
 
-@lru_cache(maxsize=1024)
 def _host_in(host: str, addresses: tuple[IPAddress, ...]) -> bool:
+    return len(host) <= LONGEST_LITERAL and _literal_in(host, addresses)
+
+
+@lru_cache(maxsize=1024)
+def _literal_in(host: str, addresses: tuple[IPAddress, ...]) -> bool:
     try:
         return ip_address(host) in addresses
     except ValueError:
@@ -73,13 +80,18 @@ class Plan:
     """Where it may go: calls with the ways, the best first, now or later."""
     dialog: Dialog | None = None
     """The dialog it belongs to; None if it begins one or stands alone."""
+    emergency: bool = False
     route_of: Callable[[Response], tuple[str, ...]] = lambda response: ()
     """The route set beyond us of a dialog that a response makes."""
 
 
-@lru_cache(maxsize=4096)
 def route_uri(value: str) -> Uri:
     """The URI of a Route, Record-Route or Service-Route value. Raises ParseError. Kept: phones say the same again."""
+    return (_route_uri if len(value) <= KEPT_OCTETS else _route_uri.__wrapped__)(value)
+
+
+@lru_cache(maxsize=4096)
+def _route_uri(value: str) -> Uri:
     return parse_uri(parse_name_addr(value).uri)
 
 

@@ -15,15 +15,15 @@ from pcscf.dialog import Dialogs
 from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency
 from pcscf.nexthop import HopSettings, NextHops
 from pcscf.observe import ProblemKind, SetEvent
-from pcscf.originating import Originating, OriginatingSettings
-from pcscf.passage import Sides
+from pcscf.originating import Originating, OriginatingSettings, elsewhere
+from pcscf.passage import Refusal, Sides
 from pcscf.regevent import RegEvents, RegEventSettings
 from pcscf.reginfo import Change, ContactEvent, ContactTerminated, IdentityActive, IdentityTerminated, Shortened
 from pcscf.register import RegisterProcedure, RegisterSettings
-from pcscf.registrar import Registrar, names
-from pcscf.registration import ESTABLISHED, Registration, SetState
+from pcscf.registrar import Registrar
+from pcscf.registration import ESTABLISHED, Registration, SetState, names
 from pcscf.relay import Relay
-from pcscf.signalling import Signalling
+from pcscf.signalling import RequestUser, Signalling
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import GM_TIMERS, TimerProfile
@@ -69,8 +69,12 @@ class Settings:
     """What may not come in clear gets no answer at all, instead of 403."""
     gm_timers: TimerProfile = GM_TIMERS
     pending_per_source: int
-    """Unanswered challenges one address may hold; beyond it the oldest goes."""
+    """Unanswered challenges one source may hold; beyond it the oldest goes."""
     transactions: int
+    transactions_per_source: int
+    """Of what one source sends in clear, or one contact; beyond it the oldest that is answered goes."""
+    pending: int
+    """Unanswered challenges of all sources, and UEs that make emergency requests without being registered."""
 
     def believes(self, address: IPAddress) -> bool:
         """Whether what comes from there to the port toward the core is the core's."""
@@ -100,13 +104,18 @@ class Proxy:
             self._turn,
             ports_ps=settings.sides.ports_ps,
             ports_pc=settings.ports_pc,
+            pending=settings.pending,
             pending_per_source=settings.pending_per_source,
             drain=settings.gm_timers.timeout,
         )
         self.hops = NextHops(self._turn, settings.hops)
         self.dialogs = Dialogs()
         self._signalling = Signalling(
-            self._turn, self.registrar, limit=settings.transactions, gm_timers=settings.gm_timers
+            self._turn,
+            self.registrar,
+            limit=settings.transactions,
+            per_source=settings.transactions_per_source,
+            gm_timers=settings.gm_timers,
         )
         self.hops.use(self._signalling)
         self._register = RegisterProcedure(
@@ -134,8 +143,8 @@ class Proxy:
         self._settings = settings
         self._register.settings = settings.register
         self._originating.settings = settings.originating
-        self.registrar.pending_per_source = settings.pending_per_source
-        self._signalling.allow(settings.transactions)
+        self.registrar.allow(settings.pending, settings.pending_per_source)
+        self._signalling.allow(settings.transactions, settings.transactions_per_source)
 
     @property
     def tally(self) -> Tally:
@@ -248,13 +257,18 @@ class Proxy:
             return
         if sa_set.state is SetState.NEW:
             self.registrar.step(sa_set, SetEvent.USED, "the UE was seen on it")
-        self._signalling.receive(message, flow, self._relay)
+        self._signalling.receive(message, flow, self._relay, emergency=self._is_emergency_call(message))
+
+    def _is_emergency_call(self, message: Request | Response) -> bool:
+        numbers = self._settings.originating.emergency.numbers
+        return isinstance(message, Request) and message.method == "INVITE" and is_emergency(message, numbers)
 
     def _in_clear(self, message: Request | Response, flow: Flow) -> None:
         """REGISTER, UEs that were admitted without IPsec, and emergency requests; nothing else (TS 33.203 7.1)."""
         if self.registrar.in_clear(flow) is not None:
             is_register = isinstance(message, Request) and message.method == "REGISTER"
-            self._signalling.receive(message, flow, self._register if is_register else self._relay)
+            user: RequestUser = self._register if is_register else self._relay
+            self._signalling.receive(message, flow, user, emergency=self._is_emergency_call(message))
             return
         if isinstance(message, Response):
             self._turn.problem(f"a {message.status} response from a UE to nothing we asked; dropped", flow)
@@ -272,14 +286,23 @@ class Proxy:
 
     def _emergency_in_clear(self, request: Request, flow: Flow, emergency: EmergencySettings) -> None:
         """An emergency request of a UE that is not registered: to the E-CSCF if the operator allows it (digest C10)."""
-        if emergency.mode is EmergencyMode.ROUTE:
-            if not emergency.unregistered or not self.registrar.welcome(flow):
-                self._turn.problem(f"an emergency {request.method} of a UE that is not registered; 403", flow)
-                self._signalling.reply_at_once(request, flow, 403)
-                return
-            self._turn.problem(f"an emergency {request.method} of a UE that is not registered is served", flow)
-        else:
-            self.registrar.welcome(flow)
+        if request.method == "ACK":
+            return  # to an answer that we have forgotten, or to nothing
+        try:
+            if request.method == "CANCEL":
+                raise Refusal(481, "CANCEL of nothing that is under way")
+            if emergency.mode is EmergencyMode.ALTERNATIVE:
+                raise elsewhere()
+            if not emergency.unregistered:
+                raise Refusal(403, "only of a UE that is registered")
+            if not self.registrar.welcome(flow):
+                raise Refusal(403, "too many UEs that are not registered make them")
+        except Refusal as refusal:
+            status = refusal.status
+            self._turn.problem(f"an emergency {request.method} in clear refused with {status}: {refusal}", flow)
+            self._signalling.reply_at_once(request, flow, status, refusal.headers, refusal.body)
+            return
+        self._turn.problem(f"an emergency {request.method} of a UE that is not registered is served", flow)
         self._signalling.receive(request, flow, self._relay)
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
@@ -315,7 +338,7 @@ class Proxy:
     def _ended(self, registration: Registration) -> None:
         """A contact is registered no more: its dialogs are discarded without signalling (TS 24.229 5.2.8.1.4)."""
         self.dialogs.close_all(registration)
-        if not any(each.registered for each in self.registrar.of_user(registration.key.impi)):
+        if not self.registrar.contacts_of(registration.key.impi):
             self._reg_events.deregistered(registration.key.impi)
 
     def _changed(self, impi: str, change: Change) -> None:
@@ -324,7 +347,7 @@ class Proxy:
             case IdentityActive():
                 pass
             case IdentityTerminated(aor, event):
-                for each in self.registrar.of_user(impi):
+                for each in self.registrar.contacts_of(impi):
                     self._withdraw(each, aor, event)
             case ContactTerminated(aor, uri, event):
                 for each in self._with_contact(impi, uri):
@@ -337,7 +360,7 @@ class Proxy:
                 assert_never(change)
 
     def _with_contact(self, impi: str, uri: str) -> list[Registration]:
-        return [each for each in self.registrar.of_user(impi) if names(uri, (f"<{each.contact}>",))]
+        return [each for each in self.registrar.contacts_of(impi) if names(uri, (f"<{each.contact}>",))]
 
     def _withdraw(self, registration: Registration, aor: str, event: ContactEvent | None) -> None:
         """End an identity; with the last one the sets end, as soon as the UE can have heard of it (5.2.5.2)."""

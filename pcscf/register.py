@@ -124,7 +124,8 @@ class RegisterProcedure:
             self._reject(request, transaction, reply_flow, sa_set, AgreementError(error.status, str(error)))
             return
         if sa_set is not None:
-            sa_set.answering = sa_set.state is SetState.TEMP
+            if sa_set.state is SetState.TEMP:
+                self._registrar.answers(sa_set)
             if sa_set.state is SetState.NEW:
                 self._registrar.step(sa_set, SetEvent.USED, "the UE registers on it")
 
@@ -159,6 +160,9 @@ class RegisterProcedure:
     def answered(self, response: Response, transaction: Transaction[Flow]) -> None:
         """A response of the core."""
         exchange = self._exchanges[transaction]
+        if response.status >= 200:  # the transaction lingers, but needs no more of it
+            del self._exchanges[transaction]
+            self._signalling.disown(transaction)
         if response.status == 503:
             self._hops.failed(
                 transaction.flow, "it answered 503", rest=first_seconds(response.first("retry-after")) or 0
@@ -341,8 +345,8 @@ class RegisterProcedure:
         self._turn.problem(
             f"REGISTER refused with {error.status}: {error}", flow, sa_set.registration.key.impi if sa_set else ""
         )
-        response = response_to(request, error.status, headers=extra, to_tag=self._turn.token(4))
-        self._signalling.reply(transaction, self._refusal_flow(flow, sa_set), response)
+        response = response_to(request, error.status, headers=extra, to_tag=self._turn.own_tag(request))
+        self._signalling.refuse(transaction, self._refusal_flow(flow, sa_set), response)
         if sa_set is not None and sa_set.state is SetState.TEMP and not sa_set.answering:
             self._registrar.step(sa_set, SetEvent.DISAGREED, str(error), linger=self._signalling.linger(flow))
 
@@ -371,8 +375,8 @@ class RegisterProcedure:
         for old in tuple(former.sets) if former else ():
             if old.state in UNPROVEN or old.state is SetState.CLOSING:
                 self._registrar.step(old, SetEvent.SUPERSEDED, "a newer challenge came")
-        if crowded := self._registrar.crowded_out(exchange.key.address):
-            self._registrar.step(crowded, SetEvent.SUPERSEDED, "too many unanswered challenges at this address")
+        if exchange.arrived_on is None and (crowded := self._registrar.pending.giving_way(exchange.key.address)):
+            self._registrar.step(crowded, SetEvent.SUPERSEDED, "too many unanswered challenges")
         try:
             challenge = aka.take_challenge(response)
             ends = self._registrar.parameters_for(exchange.key, exchange.proposal, exchange.server.flow.local)
@@ -410,7 +414,7 @@ class RegisterProcedure:
         if sa_set is None and exchange.proposal is not None:
             self._fail(exchange, 500, "the core accepted a REGISTER in clear without a challenge")
             return
-        others = {each.contact for each in self._registrar.of_user(exchange.key.impi) if each.key != exchange.key}
+        others = {each.contact for each in self._registrar.contacts_of(exchange.key.impi) if each.key != exchange.key}
         granted = read_granted(exchange.request, response, exchange.key.address, others)
         associated = tuple(response.values("p-associated-uri"))
         for value in associated:
@@ -466,7 +470,7 @@ class RegisterProcedure:
     def _unbound(self, exchange: Exchange, registration: Registration, granted: Granted) -> None:
         """Contacts that this REGISTER took out: its own, another of the user, or all (digest C5)."""
         ended = []
-        for each in self._registrar.of_user(exchange.key.impi):
+        for each in dict.fromkeys((*self._registrar.contacts_of(exchange.key.impi), registration)):
             own = each is registration and not granted.seconds and granted.own
             if own or granted.all or each.contact in granted.removed:
                 last = self._registrar.unbind(each, exchange.impu, "deregistered by the UE")
@@ -490,19 +494,25 @@ class RegisterProcedure:
         self._reply(exchange, routing.response_to_ue(response))
 
     def _reply(self, exchange: Exchange, response: Response) -> None:
-        """Answer where the request came from."""
+        """Answer where the request came from.
+
+        Of a refusal in clear nothing is kept: who asks again is judged again. A challenge is, for a second one would
+        undo it.
+        """
         flow = exchange.reply_flow
         if response.status >= 300:
             flow = self._refusal_flow(flow, exchange.arrived_on)
-        self._signalling.reply(exchange.server, flow, response)
+        forget = response.status >= 300 and response.status != 401
+        self._signalling.reply(exchange.server, flow, response, forget=forget)
 
     def _fail(self, exchange: Exchange, status: int, why: str) -> None:
         """End a REGISTER with an answer of our own, on the SA it came on."""
         self._turn.problem(f"REGISTER failed with {status}: {why}", None, exchange.key.impi)
         extra = [header("Retry-After", "5")] if status == 503 else []
-        response = response_to(exchange.request, status, headers=extra, to_tag=self._turn.token(4))
+        tag = self._turn.own_tag(exchange.request)
+        response = response_to(exchange.request, status, headers=extra, to_tag=tag)
         flow = self._refusal_flow(exchange.reply_flow, exchange.arrived_on)
-        self._signalling.reply(exchange.server, flow, response)
+        self._signalling.refuse(exchange.server, flow, response)
         self._authentication_failed(exchange, why)
 
 

@@ -6,12 +6,13 @@ SIP is `register`'s; installing is the server's.
 
 import heapq
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
 from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
+from pcscf.pending import Pending
 from pcscf.registration import (
     ESTABLISHED,
     MOST_SETS,
@@ -23,20 +24,17 @@ from pcscf.registration import (
     Registration,
     SaSet,
     SetState,
+    identify,
+    names,
 )
 from pcscf.security import AgreementError, Chosen, Parameters, Proposal
-from pcscf.sip.fields import parse_name_addr
-from pcscf.sip.parse import ParseError
+from pcscf.sip.share import Share
 from pcscf.sip.transaction import GM_TIMERS
-from pcscf.sip.uri import parse_uri, same_uri
+from pcscf.spis import Spis
 from pcscf.turn import Turn
-from pcscf.vocabulary import CloseFlow, Flow, Interface, RemoveSecurity, UpdateSecurity
+from pcscf.vocabulary import CloseFlow, Flow, Interface, RemoveSecurity, UpdateSecurity, source_of
 from xfrm.model import IPAddress, PortRange, SaId
 
-LOWEST_OWN_SPI = 1_000_000_000
-"""Ten digits always, for parsers that insist on the grammar of TS 33.203 Annex H."""
-SPI_QUARANTINE = 300.0
-"""Seconds before a freed SPI may serve again."""
 BACKSTOP = 60
 """Seconds by which the kernel's hard lifetime outlasts the core's timer: a killed process leaks nothing for long."""
 EXPIRY_MARGIN = 30
@@ -58,6 +56,7 @@ class Registrar:
         *,
         ports_ps: PortRange,
         ports_pc: PortRange,
+        pending: int = 10_000,
         pending_per_source: int,
         drain: float = GM_TIMERS.timeout,
     ) -> None:
@@ -66,20 +65,24 @@ class Registrar:
         self._turn = turn
         self.ports_ps = ports_ps
         self.ports_pc = ports_pc
-        self.pending_per_source = pending_per_source
+        self.pending = Pending(pending, pending_per_source)
+        self._guests: Share[Registration] = Share(pending, pending_per_source)
+        """UEs that are not registered and make emergency requests."""
         self.on_set_gone: Callable[[SaSet], None] = lambda sa_set: None
         self.on_ended: Callable[[Registration], None] = lambda registration: None
         """Told of a contact that is registered no more."""
         self._registrations: dict[ContactKey, Registration] = {}
         self._by_token: dict[str, Registration] = {}
-        self._by_impi: dict[str, list[Registration]] = {}
+        self._by_impi: dict[str, dict[ContactKey, Registration]] = {}
+        self._contacts: dict[str, tuple[Registration, ...]] = {}
+        """Those of `_by_impi` that are registered: anybody can have a contact of a user tried."""
         self._by_clear: dict[Flow, Registration] = {}
         self._by_ports: dict[tuple[IPAddress, int, int], SaSet] = {}
         self._by_id: dict[int, SaSet] = {}
         self._by_sa: dict[SaId, SaSet] = {}
-        self._own_spis: set[int] = set()
-        self._freed: deque[tuple[float, int]] = deque()
-        self._unproven: dict[IPAddress, dict[int, SaSet]] = {}
+        self._spis = Spis(turn)
+        self._unproven: dict[int, SaSet] = {}
+        """Sets that wait for their authentication, the oldest first."""
         self.registered = 0
         """Contacts that are."""
         self.states: Counter[SetState] = Counter()
@@ -100,12 +103,21 @@ class Registrar:
         """Every contact, the newest first, as long as none comes or goes."""
         return reversed(self._registrations.values())
 
+    def allow(self, pending: int, pending_per_source: int) -> None:
+        """So many unanswered challenges at most from now on, and so many of one source; likewise guests."""
+        self.pending.limit = self._guests.limit = pending
+        self.pending.per_source = self._guests.of_one = pending_per_source
+
     def find(self, key: ContactKey) -> Registration | None:
         return self._registrations.get(key)
 
     def of_user(self, impi: str) -> tuple[Registration, ...]:
-        """Every contact of a user."""
-        return tuple(self._by_impi.get(impi, ()))
+        """Every contact of a user, with those that somebody tries to register."""
+        return tuple(self._by_impi.get(impi, {}).values())
+
+    def contacts_of(self, impi: str) -> tuple[Registration, ...]:
+        """Every registered contact of a user."""
+        return self._contacts.get(impi, ())
 
     def by_token(self, token: str) -> Registration | None:
         """The contact whose Path or Record-Route has this token."""
@@ -121,7 +133,7 @@ class Registrar:
         if found is None:
             found = self._registrations[key] = Registration(key=key, path_token=path_token)
             self._by_token[path_token] = found
-            self._by_impi.setdefault(key.impi, []).append(found)
+            self._by_impi.setdefault(key.impi, {})[key] = found
         return found
 
     def restore(self, registration: Registration) -> None:
@@ -135,9 +147,10 @@ class Registrar:
         if doubled or self._by_ports.keys() & ports or self._by_sa.keys() & ids:
             raise ValueError(f"SPIs or ports of {key.impi} at {key.address} are those of another")
         self._registrations[key] = self._by_token[token] = registration
-        self._by_impi.setdefault(key.impi, []).append(registration)
+        self._by_impi.setdefault(key.impi, {})[key] = registration
+        self._contacts[key.impi] = (*self.contacts_of(key.impi), registration)
         self.registered += 1
-        _identify(registration)
+        identify(registration)
         self.admit_in_clear(registration, registration.clear)
         for each in registration.sets:
             self._enter(each)
@@ -150,7 +163,7 @@ class Registrar:
         self._by_id[sa_set.id] = sa_set
         self._by_ports.update(dict.fromkeys(_ports(sa_set.parameters), sa_set))
         self._by_sa.update(dict.fromkeys(sa_set.ids, sa_set))
-        self._own_spis.update((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
+        self._spis.take((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
         self.watch(sa_set)
 
     def forget_if_idle(self, registration: Registration) -> None:
@@ -162,20 +175,27 @@ class Registrar:
         ):
             return
         registration.alarm = math.inf
-        del self._registrations[registration.key]
+        key = registration.key
+        del self._registrations[key]
         del self._by_token[registration.path_token]
         self.admit_in_clear(registration, None)
-        others = self._by_impi[registration.key.impi]
-        others.remove(registration)
+        others = self._by_impi[key.impi]
+        del others[key]
         if not others:
-            del self._by_impi[registration.key.impi]
+            del self._by_impi[key.impi]
+        if not key.impi:
+            self._guests.remove(source_of(key.address), registration)
 
     def unanswered(self, now: float, wait: float) -> Iterator[SaSet]:
-        """Sets whose challenge the UE has left unanswered for `wait` seconds, the newest address first."""
-        for waiting in reversed(tuple(self._unproven.values())):
-            for each in waiting.values():
-                if each.state is SetState.TEMP and not each.answering and now - each.made >= wait:
-                    yield each
+        """Sets whose challenge the UE has left unanswered for `wait` seconds, the newest first."""
+        for each in reversed(self._unproven.values()):
+            if each.state is SetState.TEMP and not each.answering and now - each.made >= wait:
+                yield each
+
+    def answers(self, sa_set: SaSet) -> None:
+        """The UE has answered its challenge inside ESP, and the core is asked what it thinks of it."""
+        sa_set.answering = True
+        self.pending.discard(sa_set)
 
     def admit_in_clear(self, registration: Registration, flow: Flow | None) -> None:
         """Let a contact without IPsec talk from this flow, and from no other; None: from none."""
@@ -188,18 +208,20 @@ class Registrar:
 
     def welcome(self, flow: Flow) -> bool:
         """Let a UE that is not registered make emergency requests from a flow; False where too many do (digest C10)."""
-        guests = [each for each in self._by_impi.get("", ()) if each.key.address == flow.remote]
-        if len(guests) >= self.pending_per_source:
+        source = source_of(flow.remote)
+        if not self._guests.has_room(source):
             return False
-        self.admit_in_clear(self.obtain(ContactKey("", flow.remote, str(flow)), f"sos-{self._turn.token(8)}"), flow)
+        guest = self.obtain(ContactKey("", flow.remote, str(flow)), f"sos-{self._turn.token(8)}")
+        self._guests.add(source, guest)
+        self.admit_in_clear(guest, flow)
         return True
 
     def moved_from(self, registration: Registration) -> list[Registration]:
-        """Registrations of the same user and instance at other addresses (TS 33.203 7.5: the UE moved)."""
+        """Contacts of the same user and instance at other addresses (TS 33.203 7.5: the UE moved)."""
         key = registration.key
         if not key.instance:
             return []
-        others = self._by_impi.get(key.impi, ())
+        others = self.contacts_of(key.impi)
         return [each for each in others if each is not registration and each.key.instance == key.instance]
 
     def at_ports(self, ue: IPAddress, ue_port: int, own_port: int) -> SaSet | None:
@@ -211,13 +233,6 @@ class Registrar:
 
     def by_sa(self, sa_id: SaId) -> SaSet | None:
         return self._by_sa.get(sa_id)
-
-    def crowded_out(self, source: IPAddress) -> SaSet | None:
-        """The oldest unanswered challenge of an address that holds as many as it may, to make room for the next."""
-        waiting = self._unproven.get(source)
-        if waiting is None or len(waiting) < self.pending_per_source:
-            return None
-        return next((each for each in waiting.values() if not each.answering), None)
 
     def check_ports(self, key: ContactKey, proposal: Proposal, *, strict: bool) -> None:
         """The UE's client port may not be that of an established SA of another user (TS 33.203 7.1 rule 3).
@@ -257,8 +272,8 @@ class Registrar:
         if port_ps is None or port_pc is None:
             raise AgreementError(503, f"no free protected port toward {ue} port {proposal.port_us}")
         avoid = {proposal.spi_uc, proposal.spi_us}
-        spi_pc = self._fresh_spi(avoid)
-        spi_ps = self._fresh_spi(avoid | {spi_pc})
+        spi_pc = self._spis.fresh(avoid)
+        spi_ps = self._spis.fresh(avoid | {spi_pc})
         return Parameters(
             ue=ue,
             pcscf=pcscf,
@@ -301,14 +316,6 @@ class Registrar:
                 return port
         return None
 
-    def _fresh_spi(self, avoid: set[int]) -> int:
-        while self._freed and self._freed[0][0] <= self._turn.now:
-            self._own_spis.discard(self._freed.popleft()[1])
-        while True:
-            spi = int.from_bytes(self._turn.random_octets(4), "big")
-            if spi >= LOWEST_OWN_SPI and spi not in self._own_spis and spi not in avoid:
-                return spi
-
     def add(
         self,
         registration: Registration,
@@ -346,7 +353,9 @@ class Registrar:
         )
         registration.sets.append(made)
         registration.last_port_pc = parameters.port_pc
-        self._unproven.setdefault(parameters.ue, {})[made.id] = made
+        self._unproven[made.id] = made
+        if began_on is None:
+            self.pending.add(made)
         self._enter(made)
         self.touched[registration.path_token] = registration
         return made
@@ -365,10 +374,8 @@ class Registrar:
         self.states[sa_set.state] += 1
         registration = sa_set.registration
         self.touched[registration.path_token] = registration
-        if sa_set.state not in UNPROVEN:
-            waiting = self._unproven.get(sa_set.parameters.ue)
-            if waiting is not None and waiting.pop(sa_set.id, None) is not None and not waiting:
-                del self._unproven[sa_set.parameters.ue]
+        if sa_set.state not in UNPROVEN and self._unproven.pop(sa_set.id, None) is not None:
+            self.pending.discard(sa_set)
         self._turn.note(
             SetChanged(
                 at=self._turn.now,
@@ -439,10 +446,13 @@ class Registrar:
 
     def bind(self, registration: Registration, impu: str, binding: Binding) -> None:
         """The contact is registered with this identity."""
-        self.registered += not registration.bindings
+        if not registration.bindings:
+            self.registered += 1
+            impi = registration.key.impi
+            self._contacts[impi] = (*self.contacts_of(impi), registration)
         self.touched[registration.path_token] = registration
         registration.bindings[impu] = binding
-        _identify(registration)
+        identify(registration)
         self.watch(registration)
         detail = f"{impu} for {round(binding.expires - self._turn.now)} s"
         impi = registration.key.impi
@@ -461,7 +471,7 @@ class Registrar:
         gone = [impu for impu, each in registration.bindings.items() if names(identity, (impu, *each.associated_uris))]
         for impu in gone:
             del registration.bindings[impu]
-        _identify(registration)
+        identify(registration)
         if not gone or registration.bindings:
             return False
         self._tell_end(registration, why)
@@ -479,7 +489,7 @@ class Registrar:
             else:
                 del registration.bindings[impu]
         was_registered = bool(registration.associated_uris)
-        _identify(registration)
+        identify(registration)
         if not was_registered or registration.bindings:
             return False
         self._tell_end(registration, why)
@@ -495,7 +505,7 @@ class Registrar:
         """The contact is registered no more; its sets end by their own steps."""
         if registration.bindings:
             registration.bindings.clear()
-            _identify(registration)
+            identify(registration)
             self._tell_end(registration, why)
         self.forget_if_idle(registration)
 
@@ -503,6 +513,9 @@ class Registrar:
         self.registered -= 1
         self.touched[registration.path_token] = registration
         impi = registration.key.impi
+        left = tuple(each for each in self._contacts.pop(impi) if each is not registration)
+        if left:
+            self._contacts[impi] = left
         self._turn.note(
             RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
         )
@@ -568,25 +581,9 @@ class Registrar:
             del self._by_ports[ports]
         for sa_id in sa_set.ids:
             del self._by_sa[sa_id]
-        for spi in (sa_set.parameters.spi_pc, sa_set.parameters.spi_ps):
-            self._freed.append((self._turn.now + SPI_QUARANTINE, spi))
+        self._spis.free((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
 
 
 def _ports(ends: Parameters) -> tuple[tuple[IPAddress, int, int], tuple[IPAddress, int, int]]:
     """Where messages of the UE come from, and at which ports of ours."""
     return (ends.ue, ends.port_uc, ends.port_ps), (ends.ue, ends.port_us, ends.port_pc)
-
-
-def _identify(registration: Registration) -> None:
-    """Its bindings have changed: so have the identities it may use."""
-    values = (value for each in registration.bindings.values() for value in each.associated_uris)
-    registration.associated_uris = tuple(dict.fromkeys(values))
-
-
-def names(identity: str, values: tuple[str, ...]) -> bool:
-    """Whether one of these name-addrs or URIs is that URI (RFC 3261 19.1.4). What cannot be read names nobody."""
-    try:
-        wanted = parse_uri(identity)
-        return any(same_uri(wanted, parse_uri(parse_name_addr(value).uri)) for value in values)
-    except ParseError:
-        return identity in values

@@ -6,9 +6,10 @@ responses back, CANCEL, ACK, timer C, the next way when one is dead, and the dia
 
 import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
-from pcscf.dialog import Dialog, DialogKey, Dialogs, Usage
+from pcscf.dialog import MOST_FORKS, MOST_OF_ONE, Dialog, DialogKey, Dialogs, Usage
 from pcscf.nexthop import NextHops
 from pcscf.originating import Originating
 from pcscf.passage import DIALOG_FORMING, Plan, Refusal, tag_of
@@ -52,12 +53,17 @@ class Passage:
     """Timer C has fired, or it was cancelled: it has 64*T1 left."""
     answered_finally: bool = False
     alarm: float = math.inf
-    early: list[Dialog] = field(default_factory=list)
-    """Dialogs that its provisional responses made."""
+    made: list[Dialog] = field(default_factory=list)
+    """Dialogs that its responses made."""
 
     @property
     def originating(self) -> bool:
         return self.server.flow.interface is not Interface.MW
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether it is one of a UE that is not registered, and makes an emergency request."""
+        return not self.plan.registration.key.impi
 
     def answered(self, response: Response, transaction: Transaction[Flow]) -> None:
         if transaction is self.client:
@@ -92,6 +98,8 @@ class Relay:
         self._originating = originating
         self._terminating = terminating
         self._passages: dict[Transaction[Flow], Passage] = {}
+        self._busy_guests: Counter[Registration] = Counter()
+        """UEs that are not registered, by their passages."""
         self._lingering: dict[Transaction[Flow], Registration] = {}
         self._alarms: list[tuple[float, int, Passage]] = []
         self._alarm_number = 0
@@ -116,6 +124,8 @@ class Relay:
             self._refuse(request, transaction, Refusal(error.status, str(error)))
             return
         self._passages[transaction] = passage
+        if passage.is_guest:
+            self._busy_guests[passage.plan.registration] += 1
         if request.method == "INVITE":
             self._reply(passage, response_to(request, 100))
 
@@ -148,22 +158,29 @@ class Relay:
             passage = self._passages.pop(transaction, None)
             if passage is None:
                 registration = self._registrar.in_clear(transaction.flow)  # a guest who was refused
-                if registration is None or self._is_busy(registration):
+                if registration is None:
                     return
             else:
-                for dialog in passage.early:
+                self._leave(passage)
+                for dialog in passage.made:
                     if dialog.early:
                         self.dialogs.close(dialog)
                 registration = passage.plan.registration
-        if not self.dialogs.count(registration):
+        if not self.dialogs.count(registration) and registration not in self._busy_guests:
             self._registrar.forget_if_idle(registration)
 
-    def _is_busy(self, registration: Registration) -> bool:
-        return any(each.plan.registration is registration for each in self._passages.values())
+    def _leave(self, passage: Passage) -> None:
+        """A guest has one passage less."""
+        guest = passage.plan.registration
+        if passage.is_guest:
+            self._busy_guests[guest] -= 1
+            if not self._busy_guests[guest]:
+                del self._busy_guests[guest]
 
     def _settle(self, passage: Passage) -> None:
         """It has its final answer: but for an INVITE, only whose it was is kept as long as its transaction lingers."""
         if passage.request.method != "INVITE" and self._passages.pop(passage.server, None) is not None:
+            self._leave(passage)
             self._lingering[passage.server] = passage.plan.registration
             if passage.client is not None:
                 self._signalling.disown(passage.client)
@@ -219,7 +236,8 @@ class Relay:
                 return
         try:
             back = passage.plan.back(response)
-            self._note_dialog(passage, response)
+            if not self._note_dialog(passage, response):
+                return
         except ParseError as error:
             if response.status >= 200:
                 self._give_up(passage, 502, f"the {response.status} cannot be used: {error}")
@@ -255,7 +273,8 @@ class Relay:
         passage.answered_finally = True
         passage.alarm = math.inf
         extra = [header("Retry-After", "10")] if status == 503 else []
-        self._reply(passage, response_to(passage.request, status, headers=extra, to_tag=self._turn.token(4)))
+        tag = self._turn.own_tag(passage.request)
+        self._reply(passage, response_to(passage.request, status, headers=extra, to_tag=tag))
         self._settle(passage)
 
     def _refuse(self, request: Request, transaction: Transaction[Flow], refusal: Refusal) -> None:
@@ -265,13 +284,16 @@ class Relay:
             impi = "" if sa_set is None else sa_set.registration.key.impi
             self._turn.problem(f"{request.method} refused with {refusal.status}: {refusal}", flow, impi)
         response = response_to(
-            request, refusal.status, headers=refusal.headers, to_tag=self._turn.token(4), body=refusal.body
+            request, refusal.status, headers=refusal.headers, to_tag=self._turn.own_tag(request), body=refusal.body
         )
         try:
             way = self._signalling.reply_flow(request, flow, None if sa_set is None else sa_set.registration)
         except ParseError:
             return  # nowhere to answer
-        self._signalling.reply(transaction, way, response)
+        if response.status >= 300:
+            self._signalling.refuse(transaction, way, response)
+        else:
+            self._signalling.reply(transaction, way, response)
 
     # CANCEL and timer C
 
@@ -281,7 +303,7 @@ class Relay:
         passage = self._passages.get(invite) if invite is not None else None
         if passage is None:
             raise Refusal(481, "CANCEL of nothing that is under way")
-        response = response_to(request, 200, to_tag=self._turn.token(4))
+        response = response_to(request, 200, to_tag=self._turn.own_tag(request))
         way = self._signalling.reply_flow(request, transaction.flow, passage.plan.registration)
         self._signalling.reply(transaction, way, response)
         if passage.answered_finally or passage.cancelled:
@@ -343,22 +365,27 @@ class Relay:
 
     # Dialogs
 
-    def _note_dialog(self, passage: Passage, response: Response) -> None:
-        """Open, keep or end the dialog a response is about (RFC 3261 12.1, RFC 6665 4.4.1, RFC 3515)."""
+    def _note_dialog(self, passage: Passage, response: Response) -> bool:
+        """Open, keep or end the dialog a response is about (RFC 3261 12.1, RFC 6665 4.4.1, RFC 3515).
+
+        False: it would make one too many, and goes no further.
+        """
         request, method = passage.request, passage.request.method
         dialog = passage.plan.dialog
         success = 200 <= response.status < 300
         if method in DIALOG_FORMING:
             tag = tag_of(response, "to")
             if not tag or response.status >= 300:
-                return
+                return True
             if method != "INVITE" and not success:
-                return
+                return True
             if dialog is None:
                 dialog = self._open(passage, response, tag)
+            if dialog is None:
+                return False
             if dialog.registration is not passage.plan.registration:
-                return  # its names were chosen to be those of another UE's dialog
-            usage = Usage.CALL if method == "INVITE" else Usage.SUBSCRIPTION
+                return True  # its names were chosen to be those of another UE's dialog
+            usage = DIALOG_FORMING[method]
             if success and not dialog.registration.registered and dialog.registration.key.impi:
                 self.dialogs.close(dialog)  # its contact has ended meanwhile, and its dialogs with it
             elif success:
@@ -366,7 +393,7 @@ class Relay:
                 self.dialogs.confirm(dialog)
                 self._keep(dialog, method, request, response)
         elif dialog is None:
-            return
+            return True
         elif method == "BYE" and response.status >= 200:
             self.dialogs.end(dialog, Usage.CALL)
         elif method == "NOTIFY" and response.status >= 200 and _is_last(request):
@@ -375,18 +402,44 @@ class Relay:
             self._keep(dialog, "INVITE", request, response)
         elif response.status == 481:
             self.dialogs.close(dialog)
+        return True
 
-    def _open(self, passage: Passage, response: Response, tag: str) -> Dialog:
+    def _open(self, passage: Passage, response: Response, tag: str) -> Dialog | None:
+        """The dialog that a response makes; None if its contact, or its INVITE, has as many as it may.
+
+        A 2xx gets through: to have its dialog, an early one of the same INVITE is let go.
+        """
         request, plan = passage.request, passage.plan
         call_id, from_tag = request.first("call-id") or "", tag_of(request, "from")
         key = DialogKey(call_id, from_tag, tag) if passage.originating else DialogKey(call_id, tag, from_tag)
         known = self.dialogs.find(key)
         if known is not None:
             return known
-        usage = Usage.CALL if request.method == "INVITE" else Usage.SUBSCRIPTION
-        dialog = self.dialogs.open(key, plan.registration, plan.route_of(response), usage)
-        passage.early.append(dialog)
+        usage, forks = DIALOG_FORMING[request.method], passage.made
+        if len(forks) >= MOST_FORKS:
+            least = next((each for each in forks if each.early), None) if response.status >= 200 else None
+            if least is None:
+                self._drop(passage, response, f"{MOST_FORKS} answers with other tags came before")
+                return None
+            forks.remove(least)
+            self.dialogs.close(least)
+        elif (
+            response.status < 200
+            and not forks
+            and not plan.emergency
+            and self.dialogs.is_full(plan.registration, usage)
+        ):
+            self._drop(passage, response, f"the UE has {MOST_OF_ONE} {usage.value}s already")
+            return None
+        dialog = self.dialogs.open(
+            key, plan.registration, plan.route_of(response), usage, emergency=plan.emergency, fork=bool(forks)
+        )
+        forks.append(dialog)
         return dialog
+
+    def _drop(self, passage: Passage, response: Response, why: str) -> None:
+        impi = passage.plan.registration.key.impi
+        self._turn.problem(f"a {response.status} to {passage.request.method} is dropped: {why}", None, impi)
 
     def _keep(self, dialog: Dialog, method: str, request: Request, response: Response) -> None:
         """How long it lasts unless it is refreshed; a call without a session timer until BYE or its UE's end."""

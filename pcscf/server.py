@@ -284,9 +284,13 @@ class Server:
             while self._events:
                 event = self._event = self._events.popleft()
                 actions = self._ask(event)
-                if self._restart is not None and (self.registrar.touched or self.proxy.dialogs.touched):
-                    # First, so that whoever hears of it finds it true after a `kill -9`, too.
-                    self._restart.save(asyncio.get_running_loop().time())
+                if self.registrar.touched or self.proxy.dialogs.touched:
+                    if self._restart is not None:
+                        # First, so that whoever hears of it finds it true after a `kill -9`, too.
+                        self._restart.save(asyncio.get_running_loop().time())
+                    else:  # else it would hold whoever has ever tried to register
+                        self.registrar.touched.clear()
+                        self.proxy.dialogs.touched.clear()
                 for action in actions:
                     self._carry_out(action)
         finally:

@@ -13,6 +13,7 @@ from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
 from pcscf.sip.message import Header, Request, Response, header, response_to
 from pcscf.sip.parse import ParseError
+from pcscf.sip.share import Share
 from pcscf.sip.transaction import (
     CORE_TIMERS,
     GM_TIMERS,
@@ -30,10 +31,19 @@ from pcscf.sip.transaction import (
     Transmit,
 )
 from pcscf.turn import Turn
-from pcscf.vocabulary import Flow, Interface, Send
+from pcscf.vocabulary import Flow, Interface, Send, source_of
 
 NO_ANSWER = "no answer in time"
 UNREACHABLE = "the next hop cannot be reached"
+LONGEST_ANSWER = 1200
+"""Octets of an answer of our own to somebody who may have forged where the request came from."""
+STATUS_AND_TAG = 120
+"""Octets of the status line, our tag, Retry-After and Content-Length, with room to spare."""
+LONGEST_UNPROVEN = 8192
+"""Octets of a request that is served before anybody knows who sent it; a REGISTER has 1500."""
+EMERGENCY = "emergency"
+NEEDED = frozenset({"via", "from", "to", "call-id", "cseq"})
+"""What an answer cannot be without (RFC 3261 8.2.6.2)."""
 
 
 class TransactionUser(Protocol):
@@ -82,14 +92,30 @@ NOBODY: TransactionUser = _Nobody()
 class Signalling:
     """The transactions of one proxy and the way of its messages out."""
 
-    def __init__(self, turn: Turn, registrar: Registrar, *, limit: int, gm_timers: TimerProfile = GM_TIMERS) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        registrar: Registrar,
+        *,
+        limit: int,
+        per_source: int = 128,
+        gm_timers: TimerProfile = GM_TIMERS,
+    ) -> None:
         self.gm_timers = gm_timers
         self._turn = turn
         self._registrar = registrar
-        self._transactions: Transactions[Flow] = Transactions(limit=limit)
+        self._transactions: Transactions[Flow] = Transactions()
+        self._unknown: Share[Transaction[Flow]] = Share(0, 0)
+        """Requests in clear of whoever says to be at an address."""
+        self._contacts: Share[Transaction[Flow]] = Share(0, 0)
+        """Requests of registered contacts, and of UEs inside ESP that are about to be."""
+        self._core: Share[Transaction[Flow]] = Share(0, 0)
+        self.allow(limit, per_source)
         self._users: dict[Transaction[Flow], TransactionUser] = {}
         self._servers: dict[Transaction[Flow], RequestUser] = {}
         self._connections: dict[SaSet, Flow] = {}
+        self._on_connection: dict[Flow, dict[Transaction[Flow], None]] = {}
+        """Requests of ours over TCP that are not over."""
 
     def __len__(self) -> int:
         """Transactions that are not over."""
@@ -129,7 +155,7 @@ class Signalling:
         return self._transactions.invite_of(cancel, self._scope(flow))
 
     def abandon(self, transaction: Transaction[Flow]) -> None:
-        """Forget a request of ours: no answer of it counts any more, and its user hears of its end."""
+        """Forget a request: no answer to it counts any more, or will be given, and its user hears of its end."""
         self.disown(transaction)
         self._take(self._transactions.transport_failed(transaction, self._turn.now), None, None)
 
@@ -142,17 +168,56 @@ class Signalling:
         """Send a request that has no transaction: an ACK to a 2xx."""
         self._transmit(request.to_bytes(), request, flow)
 
-    def receive(self, message: Request | Response, flow: Flow, user: RequestUser) -> None:
-        """Take a message to its transaction; a new request goes to `user`. Raises ParseError: no readable Via."""
-        timers = self.timers(flow)
-        reliable = flow.transport == "TCP"
-        self._take(
-            self._transactions.receive(
-                message, flow, timers=timers, reliable=reliable, now=self._turn.now, scope=self._scope(flow)
-            ),
-            user,
+    def receive(self, message: Request | Response, flow: Flow, user: RequestUser, *, emergency: bool = False) -> None:
+        """Take a message to its transaction; a new request goes to `user`. Raises ParseError: no readable Via.
+
+        An `emergency` call of a contact is counted apart from what else it sends.
+        """
+        scope, unproven = self._scope(flow), False
+        share = self._core
+        peer: object = None
+        if flow.interface is Interface.GM and self.is_unproven(flow):
+            share, peer, unproven = self._unknown, source_of(flow.remote), True
+            if isinstance(message, Request) and self._is_too_long(message, flow):
+                return
+        elif flow.interface is not Interface.MW:
+            share = self._contacts
+            peer = scope if flow.interface is Interface.GM_PROTECTED else self._registrar.in_clear(flow)
+            peer = (peer, EMERGENCY) if emergency else peer
+        outputs = self._transactions.receive(
+            message,
             flow,
+            timers=self.timers(flow),
+            reliable=flow.transport == "TCP",
+            now=self._turn.now,
+            scope=scope,
+            share=share,
+            peer=peer,
+            unproven=unproven,
         )
+        self._take(outputs, user, flow)
+
+    def is_unproven(self, flow: Flow) -> bool:
+        """Whether nobody has shown yet to be at the other end: in clear, and no contact that the core has accepted."""
+        if flow.interface is not Interface.GM:
+            return False
+        contact = self._registrar.in_clear(flow)
+        return contact is None or not contact.registered
+
+    def _is_too_long(self, request: Request, flow: Flow) -> bool:
+        """Refuse a request that would have us hold, or send back, more than a UE has to say before it is known.
+
+        RFC 3261 8.2.6.2 has us copy its Vias: where they leave no room for an answer there is none.
+        """
+        if len(response_to(request, 100).to_bytes()) > LONGEST_ANSWER - STATUS_AND_TAG:
+            what = f"an answer would have more than {LONGEST_ANSWER} octets"
+        elif sum(len(item.line) for item in request.headers) + len(request.body) > LONGEST_UNPROVEN:
+            what = f"more than {LONGEST_UNPROVEN} octets"
+        else:
+            return False
+        self._turn.problem(f"{request.method} in clear refused with 513: {what}", flow)
+        self.reply_at_once(request, flow, 513)
+        return True
 
     def expire(self, user: RequestUser) -> None:
         """Fire the timers that are due."""
@@ -168,7 +233,8 @@ class Signalling:
         sa_set = self.sa_set_of(flow)
         if sa_set is not None and self._connections.get(sa_set) == flow:
             del self._connections[sa_set]
-        for transaction in [each for each in self._users if each.flow == flow and each.state is State.STARTED]:
+        waiting = [each for each in self._on_connection.get(flow, ()) if each.state is State.STARTED]
+        for transaction in waiting:
             self._take(self._transactions.transport_failed(transaction, self._turn.now), None, flow)
 
     def request(self, request: Request, flow: Flow, user: TransactionUser) -> Transaction[Flow]:
@@ -182,16 +248,52 @@ class Signalling:
             scope=self._scope(flow),
         )
         self._users[transaction] = user
+        if transaction.reliable:
+            self._on_connection.setdefault(flow, {})[transaction] = None
         self._take(outputs, None, flow)
         return transaction
 
-    def reply(self, transaction: Transaction[Flow], flow: Flow, response: Response) -> None:
-        """Answer a request on `flow`, which `reply_flow` gave; retransmissions take the same way."""
+    def refuse(self, transaction: Transaction[Flow], flow: Flow, response: Response) -> None:
+        """Answer a request that goes no further with a failure.
+
+        Whoever has not proven where it is gets it once for each request it sends, and nothing is kept of it.
+        """
+        fitting = self._fitting(response, flow) if transaction.unproven else response
+        if fitting is not None:
+            self.reply(transaction, flow, fitting, forget=True)
+        else:
+            self.abandon(transaction)
+
+    def _fitting(self, response: Response, flow: Flow) -> Response | None:
+        """An answer of our own to an address that may be forged: no longer than LONGEST_ANSWER over UDP, if need be
+        without its body and what is not needed; None where even that is longer, and it is not to be sent.
+        """
+        if flow.transport != "UDP" or len(response.to_bytes()) <= LONGEST_ANSWER:
+            return response
+        needed = [item for item in response.headers if item.name in NEEDED]
+        shorter = Response(
+            status=response.status, reason=response.reason, headers=(*needed, header("Content-Length", "0"))
+        )
+        if len(shorter.to_bytes()) <= LONGEST_ANSWER:
+            return shorter
+        self._turn.problem(f"a {response.status} would have more than {LONGEST_ANSWER} octets; not sent", flow)
+        return None
+
+    def reply(self, transaction: Transaction[Flow], flow: Flow, response: Response, *, forget: bool = False) -> None:
+        """Answer a request on `flow`, which `reply_flow` gave; retransmissions take the same way.
+
+        `forget`: a failure of which nothing is kept where nobody knows who asked.
+        """
         if response.status >= 200:
             self._turn.tally.answered(transaction.request.method, response.status)
-        self._take(self._transactions.respond(transaction, response, self._turn.now, flow=flow), None, flow)
+        forget = forget and transaction.unproven
+        self._take(
+            self._transactions.respond(transaction, response, self._turn.now, flow=flow, forget=forget), None, flow
+        )
 
-    def reply_at_once(self, request: Request, flow: Flow, status: int, extra: Sequence[Header] = ()) -> None:
+    def reply_at_once(
+        self, request: Request, flow: Flow, status: int, extra: Sequence[Header] = (), body: bytes = b""
+    ) -> None:
         """Answer without a transaction; an ACK gets no answer."""
         if request.method == "ACK":
             return
@@ -199,9 +301,11 @@ class Signalling:
             reply_flow = self.reply_flow(request, flow)
         except ParseError:
             return  # nowhere to send it
-        response = response_to(request, status, headers=extra, to_tag=self._turn.token(4))
+        response = response_to(request, status, headers=extra, to_tag=self._turn.own_tag(request), body=body)
         self._turn.tally.answered(request.method, status)
-        self._transmit(response.to_bytes(), response, reply_flow)
+        fitting = self._fitting(response, reply_flow) if self.is_unproven(flow) else response
+        if fitting is not None:
+            self._transmit(fitting.to_bytes(), fitting, reply_flow)
 
     def reply_flow(self, request: Request, flow: Flow, registration: Registration | None = None) -> Flow:
         """The flow of a response (digest A2): over UDP inside ESP from port_pc to port_us, whatever rport says.
@@ -226,9 +330,15 @@ class Signalling:
         ends = sa_set.parameters
         return Flow("UDP", Interface.GM_PROTECTED, ends.pcscf, ends.port_pc, ends.ue, ends.port_us)
 
-    def allow(self, transactions: int) -> None:
-        """So many transactions at most from now on."""
-        self._transactions.limit = transactions
+    def allow(self, transactions: int, per_source: int) -> None:
+        """So many transactions at most from now on, and so many of one source or contact.
+
+        Each side has a part that the others cannot take: a quarter is for what comes in clear, three eighths are for
+        the contacts and as many for the core.
+        """
+        self._unknown.limit = -(-transactions // 4)
+        self._contacts.limit = self._core.limit = self._core.of_one = -(-transactions * 3 // 8)
+        self._unknown.of_one = self._contacts.of_one = per_source
 
     def connection(self, sa_set: SaSet) -> Flow:
         """The TCP connection of a set: the one there is, else one that we open from port_pc to port_us (digest A2)."""
@@ -273,6 +383,10 @@ class Signalling:
                     if sender := self._users.get(transaction):
                         sender.unanswered(transaction, UNREACHABLE)
                 case Ended(transaction):
+                    if transaction.reliable and (others := self._on_connection.get(transaction.flow)) is not None:
+                        others.pop(transaction, None)
+                        if not others:
+                            del self._on_connection[transaction.flow]
                     ending: TransactionUser | RequestUser | None = self._users.pop(transaction, None)
                     if ending is None:
                         ending = self._servers.pop(transaction, None)

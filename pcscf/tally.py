@@ -6,6 +6,8 @@ Everything only grows, so whoever reads may come as often as it likes.
 from bisect import bisect_left
 from collections import Counter, deque
 
+from pcscf.sip.message import REASONS
+
 LATENCY_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds. A challenge costs us a fraction of a millisecond; the core behind us takes from a few to a few hundred."""
 RECENT = 4096
@@ -45,7 +47,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, int]] = Counter()
-        """Final answers to requests, on both sides: by method and status."""
+        """Final answers to requests, on both sides: by method and status, unknown ones as x00 (RFC 3261 8.1.3.2)."""
         self.challenge = Latency()
         """From a REGISTER that asks for it to its 401 leaving, the core and the kernel included."""
         self.events: Counter[str] = Counter()
@@ -59,4 +61,5 @@ class Tally:
 
     def answered(self, method: str, status: int) -> None:
         """A request got its final answer."""
-        self.outcomes[method if method in METHODS else "OTHER", status] += 1
+        known = status if status in REASONS else status // 100 * 100
+        self.outcomes[method if method in METHODS else "OTHER", known] += 1

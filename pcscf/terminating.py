@@ -36,6 +36,10 @@ MOST_OVER_UDP = 1300
 _RESPONSE_UP = trust.table(Crossing.RESPONSE_UP)
 
 
+PSAP_CALLBACK = "psap-callback"
+"""Priority of a call back to somebody who made an emergency call (RFC 7090)."""
+
+
 class Terminating:
     """Plans for requests to UEs."""
 
@@ -63,8 +67,14 @@ class Terminating:
         if dialog is not None and dialog.registration is not registration:
             raise Refusal(481, f"the dialog {key.call_id[:60]} belongs to another UE")
         forming = request.method in DIALOG_FORMING
-        if forming and not key.ue_tag and self._dialogs.count(registration) >= MOST_OF_ONE:
-            raise Refusal(486, f"the UE has {MOST_OF_ONE} dialogs already")
+        emergency = forming and (request.first("priority") or "").lower() == PSAP_CALLBACK
+        if (
+            forming
+            and dialog is None
+            and not emergency
+            and self._dialogs.is_full(registration, DIALOG_FORMING[request.method])
+        ):
+            raise Refusal(486, f"the UE has {MOST_OF_ONE} {DIALOG_FORMING[request.method].value}s already")
         gm = self._sent_by(registration)
         record = [f"<{self._sides.core.uri(token, flow)}>", *request.values("record-route")] if forming else []
         vias = [item for item in request.headers if item.name == "via"]
@@ -88,6 +98,7 @@ class Terminating:
             back=back,
             ways=ways,
             dialog=dialog,
+            emergency=emergency,
             route_of=lambda response: tuple(request.values("record-route")),
         )
 

@@ -4,6 +4,7 @@ Shared by the procedures of one `Proxy`, so that each adds to the same ordered l
 """
 
 from collections.abc import Callable
+from hashlib import blake2s
 
 from pcscf.observe import NAME, Problem, ProblemKind, Record
 from pcscf.sip.message import Request, Response
@@ -28,6 +29,7 @@ class Turn:
         """What this turn is about, if it is a message."""
         self._source = random_octets
         self._pool = b""
+        self._secret = random_octets(32)
         self._actions: list[Action] = []
 
     def begin(self, now: float) -> list[Action]:
@@ -69,3 +71,8 @@ class Turn:
     def token(self, octets: int) -> str:
         """An unguessable token of hexadecimal digits."""
         return self.random_octets(octets).hex()
+
+    def own_tag(self, request: Request) -> str:
+        """The To tag of an answer of our own: unguessable, and the same if the request comes again (RFC 3261 8.2.7)."""
+        named = "\0".join(request.first(name) or "" for name in ("via", "from", "call-id", "cseq"))
+        return blake2s(named.encode("utf-8", "surrogateescape"), key=self._secret, digest_size=4).hexdigest()

@@ -49,6 +49,14 @@ class Flow(NamedTuple):
         )
 
 
+def source_of(address: IPAddress) -> bytes:
+    """Whom what comes from an address is counted for: that address, of IPv6 the /64 it is in.
+
+    A UE is given a whole /64 and may send from any address of it (TS 23.401 5.3.1.2.2).
+    """
+    return address.packed[:8]
+
+
 # Events
 
 

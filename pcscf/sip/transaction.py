@@ -13,12 +13,17 @@ from typing import Generic, NamedTuple, TypeVar
 from pcscf.sip.fields import Via, parse_cseq, parse_name_addr, parse_via, top_via
 from pcscf.sip.message import Request, Response, header
 from pcscf.sip.parse import ParseError
+from pcscf.sip.share import Share
 
 FlowT = TypeVar("FlowT", bound=Hashable)
 MAGIC_COOKIE = "z9hG4bK"
 NEVER = math.inf
 SPARE_ALARMS = 64
 """Alarms of what is over that may wait beside those of the living."""
+ALARMS = 4
+"""Alarms for each transaction at which those of what is over are taken out: twice what one may need, so that this is
+rare and never the work of more than the alarms that were set since.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,8 @@ class Input(_Singleton):
     """1xx; received by a client, sent by a server. Likewise the next two."""
     SUCCESS = auto()
     FAILURE = auto()
+    REFUSAL = auto()
+    """A failure that a server sends and forgets (RFC 3261 8.2.7): the request, if it comes again, is judged again."""
     REPEAT = auto()
     """Timers A, E, G."""
     END = auto()
@@ -92,6 +99,8 @@ class Effect(Enum):
     AWAIT_NO_MORE = auto()
     LINGER = auto()
     """Stop repeating; start timer D, I, J, K, L or M."""
+    SERVED = auto()
+    """The request has its final answer: what is left waits for repetitions, and gives way where room is scarce."""
     TIMED_OUT = auto()
     FAILED = auto()
 
@@ -100,6 +109,7 @@ Row = tuple[State, tuple[Effect, ...]]
 _TIMED_OUT: Row = (State.TERMINATED, (Effect.TIMED_OUT,))
 _FAILED: Row = (State.TERMINATED, (Effect.FAILED,))
 _OVER: Row = (State.TERMINATED, ())
+_SENT: Row = (State.TERMINATED, (Effect.SEND,))
 
 START: dict[Kind, tuple[Effect, ...]] = {
     Kind.INVITE_CLIENT: (Effect.SEND, Effect.REPEAT, Effect.AWAIT),
@@ -156,15 +166,17 @@ MACHINES: dict[Kind, dict[State, dict[Input, Row]]] = {
     Kind.INVITE_SERVER: {  # RFC 3261 17.2.1, RFC 6026 8.5
         State.STARTED: {
             Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
-            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND, Effect.LINGER)),
-            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.REPEAT, Effect.AWAIT)),
+            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND, Effect.SERVED, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.SERVED, Effect.REPEAT, Effect.AWAIT)),
+            Input.REFUSAL: _SENT,
             Input.BROKEN: _FAILED,
         },
         State.PROCEEDING: {
             Input.REQUEST_AGAIN: (State.PROCEEDING, (Effect.SEND_AGAIN,)),
             Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
-            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND, Effect.LINGER)),
-            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.REPEAT, Effect.AWAIT)),
+            Input.SUCCESS: (State.ACCEPTED, (Effect.SEND, Effect.SERVED, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.SERVED, Effect.REPEAT, Effect.AWAIT)),
+            Input.REFUSAL: _SENT,
             Input.BROKEN: _FAILED,
         },
         State.COMPLETED: {
@@ -184,15 +196,17 @@ MACHINES: dict[Kind, dict[State, dict[Input, Row]]] = {
     Kind.SERVER: {  # RFC 3261 17.2.2
         State.STARTED: {
             Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
-            Input.SUCCESS: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
-            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
+            Input.SUCCESS: (State.COMPLETED, (Effect.SEND, Effect.SERVED, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.SERVED, Effect.LINGER)),
+            Input.REFUSAL: _SENT,
             Input.BROKEN: _FAILED,
         },
         State.PROCEEDING: {
             Input.REQUEST_AGAIN: (State.PROCEEDING, (Effect.SEND_AGAIN,)),
             Input.PROVISIONAL: (State.PROCEEDING, (Effect.SEND,)),
-            Input.SUCCESS: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
-            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.LINGER)),
+            Input.SUCCESS: (State.COMPLETED, (Effect.SEND, Effect.SERVED, Effect.LINGER)),
+            Input.FAILURE: (State.COMPLETED, (Effect.SEND, Effect.SERVED, Effect.LINGER)),
+            Input.REFUSAL: _SENT,
             Input.BROKEN: _FAILED,
         },
         State.COMPLETED: {
@@ -208,7 +222,7 @@ MACHINES: dict[Kind, dict[State, dict[Input, Row]]] = {
 class Transaction(Generic[FlowT]):
     """One transaction. `request` is what began it (as sent, for a client); `flow` is where it runs.
 
-    One that is not an INVITE and only lingers keeps no more than the start line of it: many do, for two minutes each.
+    One that is not an INVITE and only lingers keeps no more than the method of it: many do, for two minutes each.
     """
 
     kind: Kind
@@ -217,6 +231,13 @@ class Transaction(Generic[FlowT]):
     reliable: bool
     timers: TimerProfile
     key: Hashable
+    share: "Share[Transaction[FlowT]] | None" = None
+    """What it is counted in, with whom it is counted for; a client is in none."""
+    peer: Hashable = None
+    unproven: bool = False
+    """Of a server: where the peer says it is may be a lie. Nothing goes there but in answer to a datagram, and little
+    is kept of what it said.
+    """
     state: State = State.STARTED
     data: bytes = b""
     """What it sent last, for sending again."""
@@ -293,10 +314,10 @@ Output = (
 
 
 class Transactions(Generic[FlowT]):
-    """All transactions of one endpoint; `limit` bounds those that peers can make."""
+    """All transactions of one endpoint; `limit` bounds those that peers can make, where no other share is named."""
 
     def __init__(self, *, limit: int = 50_000) -> None:
-        self.limit = limit
+        self._share: Share[Transaction[FlowT]] = Share(limit, limit)
         self._clients: dict[Hashable, Transaction[FlowT]] = {}
         self._servers: dict[Hashable, Transaction[FlowT]] = {}
         self._alarms: list[tuple[float, int, Transaction[FlowT]]] = []
@@ -344,10 +365,14 @@ class Transactions(Generic[FlowT]):
         reliable: bool,
         now: float,
         scope: Hashable = None,
+        share: Share[Transaction[FlowT]] | None = None,
+        peer: Hashable = None,
+        unproven: bool = False,
     ) -> list[Output[FlowT]]:
         """Match a message to its transaction, or begin a server transaction. Raises ParseError: no readable Via.
 
-        `scope` is who sent it: the same branch of somebody else is another transaction.
+        `scope` is who sent it: the same branch of somebody else is another transaction. A new transaction is counted in
+        `share` for `peer`, and is one with somebody who is `unproven`.
         """
         via = parse_via(top_via(message))
         outputs: list[Output[FlowT]] = []
@@ -365,13 +390,19 @@ class Transactions(Generic[FlowT]):
             self._step(server, event, message, now, outputs)
         elif message.method == "ACK":
             outputs.append(Arrived(message, None))
-        elif len(self._servers) >= self.limit:
-            outputs.append(Refused(message, flow))
         else:
-            kind = Kind.INVITE_SERVER if message.method == "INVITE" else Kind.SERVER
-            server = Transaction(kind, message, flow, reliable, timers, key)
-            self._servers[key] = server
-            self._carry_out(server, START[kind], message, now, outputs)
+            if share is None:
+                share = self._share
+            if not share.has_room(peer) and (spare := share.giving_way(peer)) is not None:
+                self._end(spare, outputs)
+            if share.has_room(peer):
+                kind = Kind.INVITE_SERVER if message.method == "INVITE" else Kind.SERVER
+                server = Transaction(kind, message, flow, reliable, timers, key, share, peer, unproven)
+                self._servers[key] = server
+                share.add(peer, server)
+                self._carry_out(server, START[kind], message, now, outputs)
+            else:
+                outputs.append(Refused(message, flow))
         return outputs
 
     def invite_of(self, cancel: Request, scope: Hashable = None) -> Transaction[FlowT] | None:
@@ -381,11 +412,20 @@ class Transactions(Generic[FlowT]):
         return self._servers.get(_server_key(invite, via, scope))
 
     def respond(
-        self, transaction: Transaction[FlowT], response: Response, now: float, *, flow: FlowT | None = None
+        self,
+        transaction: Transaction[FlowT],
+        response: Response,
+        now: float,
+        *,
+        flow: FlowT | None = None,
+        forget: bool = False,
     ) -> list[Output[FlowT]]:
-        """Answer a request, on `flow` if it is not the one it came on. After a final answer another one is absorbed."""
+        """Answer a request, on `flow` if it is not the one it came on. After a final answer another one is absorbed.
+
+        `forget`: it is a failure, and the transaction ends with it.
+        """
         row = MACHINES[transaction.kind].get(transaction.state, {})
-        event = _kind_of_response(response)
+        event = Input.REFUSAL if forget else _kind_of_response(response)
         outputs: list[Output[FlowT]] = []
         if event in row:
             transaction.data, transaction.sent = response.to_bytes(), response
@@ -463,24 +503,33 @@ class Transactions(Generic[FlowT]):
             elif effect is Effect.LINGER:
                 transaction.repeat_at = NEVER
                 if transaction.kind is Kind.SERVER or transaction.kind is Kind.CLIENT:
-                    request = transaction.request
-                    transaction.request = Request(method=request.method, uri=request.uri, headers=())
+                    transaction.request = Request(method=transaction.request.method, uri="", headers=())
                     if transaction.kind is Kind.CLIENT:
                         transaction.data, transaction.sent = b"", None
+                    elif transaction.unproven:
+                        assert transaction.sent is not None
+                        named = (item for item in transaction.sent.headers if item.name == "call-id")
+                        transaction.sent = transaction.sent.with_headers(named)
                 linger = transaction.linger
                 if linger:
                     transaction.end_at = now + linger
                     self._alarm(transaction, transaction.end_at)
                 else:
                     transaction.state = State.TERMINATED
+            elif effect is Effect.SERVED:
+                if transaction.share is not None:
+                    transaction.share.serve(transaction.peer, transaction)
             elif effect is Effect.TIMED_OUT:
                 outputs.append(TimedOut(transaction))
             else:
                 outputs.append(Failed(transaction))
 
     def _repeat(self, transaction: Transaction[FlowT], now: float) -> None:
-        """Set timer A (doubles without end), E (doubles up to T2; T2 once there was a 1xx) or G (doubles up to T2)."""
-        if transaction.reliable:
+        """Set timer A (doubles without end), E (doubles up to T2; T2 once there was a 1xx) or G (doubles up to T2).
+
+        None toward an address that may be forged: it would get many answers for one request.
+        """
+        if transaction.reliable or transaction.unproven:
             return
         timers = transaction.timers
         interval = 2 * transaction.interval or timers.t1
@@ -494,7 +543,7 @@ class Transactions(Generic[FlowT]):
     def _alarm(self, transaction: Transaction[FlowT], at: float) -> None:
         self._alarm_number += 1
         heapq.heappush(self._alarms, (at, self._alarm_number, transaction))
-        if len(self._alarms) > SPARE_ALARMS + 2 * len(self):
+        if len(self._alarms) > SPARE_ALARMS + ALARMS * len(self):
             # Else a transaction that was answered at once would stay until its time-out.
             self._alarms[:] = [each for each in self._alarms if each[0] in (each[2].end_at, each[2].repeat_at)]
             heapq.heapify(self._alarms)
@@ -504,6 +553,8 @@ class Transactions(Generic[FlowT]):
         table = self._clients if transaction.kind in (Kind.CLIENT, Kind.INVITE_CLIENT) else self._servers
         if table.get(transaction.key) is transaction:
             del table[transaction.key]
+            if transaction.share is not None:
+                transaction.share.remove(transaction.peer, transaction)
             outputs.append(Ended(transaction))
 
 

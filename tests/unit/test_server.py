@@ -179,6 +179,16 @@ def test_a_refusal_of_the_kernel_is_answered_500() -> None:
     with_server(work)
 
 
+def test_without_a_store_nobody_is_remembered_who_only_tried() -> None:
+    """Step 1, 5: what has changed is told to the store; without one it would hold every contact that there ever was."""
+
+    async def work(server: Server, kernel: FakeKernel) -> None:
+        assert (await challenged(Phone(1))).startswith(b"SIP/2.0 401 ")
+        assert not server.registrar.touched and not server.proxy.dialogs.touched
+
+    with_server(work)
+
+
 def test_the_timer_of_the_core_rings(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         kernel = FakeKernel()

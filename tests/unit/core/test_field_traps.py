@@ -42,8 +42,8 @@ from hypothesis import strategies as st
 from pcscf.aka import AkaKeys, expand
 from pcscf.config import Config, ConfigError, load
 from pcscf.register import Without
-from pcscf.registrar import SPI_QUARANTINE
 from pcscf.sip.message import Request, Response
+from pcscf.spis import SPI_QUARANTINE
 from pcscf.vocabulary import FlowClosed
 from tests.unit.core.world import (
     CK,

@@ -72,6 +72,8 @@ def settings(originating: OriginatingSettings | None = None, **changes: object) 
         ports_pc=PORTS_PC,
         pending_per_source=4,
         transactions=1000,
+        transactions_per_source=50,
+        pending=1000,
     )
 
 

@@ -6,11 +6,13 @@ line of the expected log is also the proof that nothing else happened in between
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
 from pcscf.sip.message import Request, Response, response_to
 from pcscf.sip.parse import ParseError, parse
+from pcscf.sip.share import Share
 from pcscf.sip.transaction import (
     CORE_TIMERS,
     GM_TIMERS,
@@ -26,6 +28,7 @@ from pcscf.sip.transaction import (
     Transactions,
     Transmit,
 )
+from tests.instructions import instructions
 
 UE, CORE = "the UE's flow", "the core's flow"
 
@@ -535,6 +538,82 @@ def test_a_new_request_beyond_the_limit_is_refused_and_leaves_nothing_behind() -
     assert len(play.layer) == 3
     play.receive(request("ACK", branch="z9hG4bK9"))  # an ACK makes nothing
     assert [what for _, what in play.take()] == ["arrived ACK without transaction"]
+
+
+def flood(play: Play, number: int, share: Share[Transaction[str]], peer: str) -> Transaction[str] | None:
+    message = request(branch=f"z9hG4bK{peer}{number}")
+    outputs = play.layer.receive(
+        message, UE, timers=play.timers, reliable=False, now=play.now, share=share, peer=peer, scope=peer
+    )
+    play._note(outputs)
+    return next((output.transaction for output in outputs if isinstance(output, Arrived)), None)
+
+
+def test_a_peer_at_its_share_loses_what_it_was_answered_first() -> None:
+    """Step 1, 5: a transaction with its final answer gives way; where all wait for one, the new request is refused."""
+    play, share = Play(), Share[Transaction[str]](10, 2)
+    first, second = (flood(play, number, share, "a") for number in range(2))
+    assert first is not None and second is not None
+    flood(play, 2, share, "a")
+    play.take()
+    play.respond(second, 200)
+    third = flood(play, 3, share, "a")
+    assert third is not None
+    assert [what for _, what in play.take()] == [f"send 200 on {UE}", "ended", "arrived MESSAGE"]
+    flood(play, 4, share, "b")
+    assert [what for _, what in play.take()] == ["arrived MESSAGE"]
+    play.respond(first, 200)
+    play.respond(third, 200)
+    play.until(1000)
+    assert len(share) == 1 and share.peers == 1
+
+
+@pytest.mark.parametrize("method", ["INVITE", "MESSAGE"])
+def test_a_refusal_that_is_forgotten_is_sent_once_for_each_request(method: str) -> None:
+    """Step 1, 5 and 7: no transaction is left and no timer runs (RFC 3261 8.2.7)."""
+    play = Play()
+    for _ in range(2):
+        transaction = play.receive(request(method))
+        assert transaction is not None
+        play._note(play.layer.respond(transaction, answer(transaction.request, 403), play.now, forget=True))
+        assert [what for _, what in play.take()] == [f"arrived {method}", f"send 403 on {UE}", "ended"]
+        assert play.over and play.layer.deadline is None
+
+
+def test_nothing_is_repeated_to_an_address_that_may_be_forged() -> None:
+    """Step 1, 7: no timer G; a retransmission is answered, and timer H ends it."""
+    play = Play()
+    received = partial(play.layer.receive, request("INVITE"), UE, timers=play.timers, reliable=False, unproven=True)
+    (arrived,) = received(now=0)
+    assert isinstance(arrived, Arrived) and arrived.transaction is not None
+    play.respond(arrived.transaction, 486)
+    play.until(10)
+    play._note(received(now=10))
+    play.until(1000)
+    assert play.take() == [
+        (0, f"send 486 on {UE}"), (10, f"again 486 on {UE}"), (32, "timed out"), (32, "ended"),
+    ]  # fmt: skip
+
+
+def test_alarms_of_what_is_over_cost_no_more_among_many() -> None:
+    """Step 1, 10: they are taken out when there are as many as of the living, not after every few."""
+
+    def churn(living: int) -> int:
+        play = Play(limit=100_000)
+        for number in range(living):
+            play.request(request(branch=f"z9hG4bKlives{number}"))
+
+        def work() -> None:
+            for number in range(300):
+                message = request(branch=f"z9hG4bK{number}")
+                play.request(message)
+                play.receive(answer(message, 200), CORE)
+                play.now += 0.001
+
+        return instructions(work)
+
+    few, many = churn(50), churn(12_000)
+    assert many < 1.3 * few, f"{few} instructions among 50, {many} among 12,000"
 
 
 def server(method: str, *statuses: int) -> Callable[[Play], Transaction[str]]:
