@@ -173,7 +173,8 @@ class JournalLimit:
 
     def admits(self, record: Record, now: float) -> bool:
         if isinstance(record, MessageSeen):
-            return self._admits_message(record, now)
+            usual = not self._calls and record.flow.interface is not Interface.GM  # almost every message there is
+            return usual or self._admits_message(record, now)
         match record:
             case Problem(flow=flow):
                 if flow is not None and flow.interface is Interface.GM and self._known(flow):
