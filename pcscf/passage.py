@@ -20,8 +20,6 @@ from xfrm.model import IPAddress, PortRange, bracketed
 
 DIALOG_FORMING = {"INVITE": Usage.CALL, "SUBSCRIBE": Usage.SUBSCRIPTION, "REFER": Usage.SUBSCRIPTION}
 """What the dialog is for that a request of this method makes."""
-LONGEST_LITERAL = 45
-"""Characters of an address; a longer host is a name."""
 METHODS = "INVITE, ACK, CANCEL, BYE, PRACK, UPDATE, INFO, MESSAGE, OPTIONS, SUBSCRIBE, NOTIFY, PUBLISH, REFER, REGISTER"
 
 
@@ -55,12 +53,8 @@ class Sides:
         return (uri.port or 5060) == self.core.port and _host_in(uri.host, self.mw)
 
 
+@lru_cache(maxsize=64)  # few, for they may be long
 def _host_in(host: str, addresses: tuple[IPAddress, ...]) -> bool:
-    return len(host) <= LONGEST_LITERAL and _literal_in(host, addresses)
-
-
-@lru_cache(maxsize=1024)
-def _literal_in(host: str, addresses: tuple[IPAddress, ...]) -> bool:
     try:
         return ip_address(host) in addresses
     except ValueError:

@@ -260,8 +260,9 @@ class Proxy:
         self._signalling.receive(message, flow, self._relay, emergency=self._is_emergency_call(message))
 
     def _is_emergency_call(self, message: Request | Response) -> bool:
-        numbers = self._settings.originating.emergency.numbers
-        return isinstance(message, Request) and message.method == "INVITE" and is_emergency(message, numbers)
+        if not isinstance(message, Request) or message.method != "INVITE":
+            return False
+        return is_emergency(message, self._settings.originating.emergency.numbers)
 
     def _in_clear(self, message: Request | Response, flow: Flow) -> None:
         """REGISTER, UEs that were admitted without IPsec, and emergency requests; nothing else (TS 33.203 7.1)."""

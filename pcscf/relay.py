@@ -161,7 +161,8 @@ class Relay:
                 if registration is None:
                     return
             else:
-                self._leave(passage)
+                if passage.is_guest:
+                    self._leave(passage.plan.registration)
                 for dialog in passage.made:
                     if dialog.early:
                         self.dialogs.close(dialog)
@@ -169,18 +170,17 @@ class Relay:
         if not self.dialogs.count(registration) and registration not in self._busy_guests:
             self._registrar.forget_if_idle(registration)
 
-    def _leave(self, passage: Passage) -> None:
-        """A guest has one passage less."""
-        guest = passage.plan.registration
-        if passage.is_guest:
-            self._busy_guests[guest] -= 1
-            if not self._busy_guests[guest]:
-                del self._busy_guests[guest]
+    def _leave(self, guest: Registration) -> None:
+        """It has one passage less."""
+        self._busy_guests[guest] -= 1
+        if not self._busy_guests[guest]:
+            del self._busy_guests[guest]
 
     def _settle(self, passage: Passage) -> None:
         """It has its final answer: but for an INVITE, only whose it was is kept as long as its transaction lingers."""
         if passage.request.method != "INVITE" and self._passages.pop(passage.server, None) is not None:
-            self._leave(passage)
+            if passage.is_guest:
+                self._leave(passage.plan.registration)
             self._lingering[passage.server] = passage.plan.registration
             if passage.client is not None:
                 self._signalling.disown(passage.client)

@@ -174,16 +174,18 @@ class Signalling:
         An `emergency` call of a contact is counted apart from what else it sends.
         """
         scope, unproven = self._scope(flow), False
-        share = self._core
-        peer: object = None
-        if flow.interface is Interface.GM and self.is_unproven(flow):
-            share, peer, unproven = self._unknown, source_of(flow.remote), True
-            if isinstance(message, Request) and self._is_too_long(message, flow):
-                return
-        elif flow.interface is not Interface.MW:
-            share = self._contacts
-            peer = scope if flow.interface is Interface.GM_PROTECTED else self._registrar.in_clear(flow)
-            peer = (peer, EMERGENCY) if emergency else peer
+        share, peer = self._contacts, scope
+        if flow.interface is Interface.MW:
+            share, peer = self._core, None
+        elif flow.interface is Interface.GM:
+            peer = self._registrar.in_clear(flow)
+            unproven = self.is_unproven(flow)
+            if unproven:
+                share, peer = self._unknown, source_of(flow.remote)
+                if isinstance(message, Request) and self._is_too_long(message, flow):
+                    return
+        if emergency and not unproven:
+            peer = (peer, EMERGENCY)
         outputs = self._transactions.receive(
             message,
             flow,

@@ -97,13 +97,9 @@ def top_via(message: Message) -> str:
     return values[0]
 
 
+@lru_cache(maxsize=64)  # few, for they may be long
 def parse_via(value: str) -> Via:
     """Read one Via value (RFC 3261 20.42). Kept for a while: the way of one message asks for its Via several times."""
-    return (_via if len(value) <= KEPT_OCTETS else _via.__wrapped__)(value)
-
-
-@lru_cache(maxsize=256)
-def _via(value: str) -> Via:
     text = value.strip()
     found = _VIA.match(text)
     if found is None:
