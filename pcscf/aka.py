@@ -8,16 +8,23 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pcscf.sip.fields import drop_auth_params, parse_auth
-from pcscf.sip.message import Header, Response
+from pcscf.sip.message import Header, Message, Response
 from pcscf.sip.parse import ParseError
 from xfrm.algorithms import Encryption, Integrity, Pair
 from xfrm.model import Key
 
-CHALLENGE_HEADERS = ("www-authenticate", "proxy-authenticate")
+CHALLENGE_HEADERS = frozenset(
+    {"www-authenticate", "proxy-authenticate", "authentication-info", "proxy-authentication-info"}
+    | {"authorization", "proxy-authorization"}  # no place for keys, but who repeats a challenge may repeat them there
+)
+"""Where something of authentication is said (RFC 3261 20, RFC 7615)."""
 KEY_PARAMS = frozenset({"ck", "ik"})
 HEX_KEY = re.compile(r"[0-9A-Fa-f]{32}")
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +47,17 @@ class ChallengeError(ValueError):
     """The core's challenge cannot secure Gm; `str` says why and holds no key."""
 
 
-def strip_keys(response: Response) -> Response:
-    """Take ck and ik out of every challenge header, whatever its scheme; other bytes stay (TS 24.229 5.2.2)."""
-    headers = tuple(_without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in response.headers)
-    return response.with_headers(headers)
+def strip_keys(message: MessageT) -> MessageT:
+    """What came, as it may be shown: every challenge header without keys, whatever the method and the direction."""
+    if CHALLENGE_HEADERS.isdisjoint([item[0] for item in message.headers]):
+        return message
+    return message.with_headers(
+        without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in message.headers
+    )
 
 
-def _without_keys(item: Header) -> Header:
+def without_keys(item: Header) -> Header:
+    """A challenge header without ck and ik, whatever its scheme; other bytes stay (TS 24.229 5.2.2)."""
     value = drop_auth_params(item.value, KEY_PARAMS)
     if value == item.value:
         return item

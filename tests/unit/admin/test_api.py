@@ -194,7 +194,7 @@ def test_messages_of_one_ue_go_to_the_log(tmp_path: Path, caplog: pytest.LogCapt
         assert (await operator.got(f"/api/ues/{ue}"))["traced"]
         await challenged(Phone(1), 5071)
         await challenged(Phone(2))
-        whole = [record for record in caplog.records if "SIP/2.0" in record.message]
+        whole = [record for record in caplog.records if "SIP/2.0" in getattr(record, "whole", "")]
         assert {getattr(record, "ue", "") for record in whole} == {Phone(1).address} and len(whole) == 2
         assert CK not in caplog.text and IK not in caplog.text
         await operator.got(f"/api/ues/{ue}/trace-level", method="PUT", body={"level": "normal"})
