@@ -1,16 +1,18 @@
-"""The API and the page for operators on a TCP port, behind tokens."""
+"""The API and the page for operators on a TCP port, behind tokens, under names of ours, and never for phones."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.resources import files
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 from aiohttp import web
 
 from pcscf import PcscfError, service
-from pcscf.admin.access import Access
+from pcscf.admin.access import Access, Hosts
 from pcscf.admin.api import Service, application
 from pcscf.admin.operations import OPERATIONS
-from xfrm.model import bracketed
+from xfrm.model import IPAddress, bracketed
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -36,12 +38,29 @@ class WebError(PcscfError):
 
 
 class Web:
-    """Serves on one address and port, or on the socket that a service manager gives. `start`, then `stop`."""
+    """Serves on one address and port, or on the socket that a service manager gives. `start`, then `stop`.
 
-    def __init__(self, work: Service, access: Access, address: IPv4Address | IPv6Address, port: int) -> None:
+    `origins`: their hosts are names of ours. `refused`: own addresses at which nobody is served, as those of Gm where
+    it listens on all.
+    """
+
+    def __init__(
+        self,
+        work: Service,
+        access: Access,
+        address: IPv4Address | IPv6Address,
+        port: int,
+        *,
+        origins: Sequence[str] = (),
+        refused: Collection[IPAddress] = (),
+    ) -> None:
         self._address = address
         self._port = port
+        self._refused = frozenset(refused)
+        self._hosts = Hosts(origins)
+        self._server: asyncio.Server | None = None
         app = application(work, access, OPERATIONS)
+        app.middlewares.append(self._under_our_name)
         for path, (name, media) in PAGE.items():
             app.router.add_get(path, _file(name, media))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -54,12 +73,15 @@ class Web:
     async def start(self) -> None:
         """Listen. Raises WebError."""
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         try:
             given = service.listening_socket()
             if given is not None:
-                await web.SockSite(self._runner, given).start()
+                self._server = await loop.create_server(self._at_the_door, sock=given)
             else:
-                await web.TCPSite(self._runner, str(self._address), self._port).start()
+                self._server = await loop.create_server(
+                    self._at_the_door, str(self._address), self._port, reuse_address=True
+                )
         except OSError as error:
             await self._runner.cleanup()
             raise WebError(
@@ -68,7 +90,47 @@ class Web:
             ) from error
 
     async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
+
+    def _at_the_door(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None
+        return _Door(server, self._refused)
+
+    @web.middleware
+    async def _under_our_name(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._hosts.admit(request)
+        return await handler(request)
+
+
+class _Door(asyncio.Protocol):
+    """Looks at which address of ours a connection has come to, before a byte of it is read."""
+
+    def __init__(self, server: Callable[[], Any], refused: Collection[IPAddress]) -> None:
+        self._server = server
+        self._refused = refused
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if _own_address(transport) in self._refused:
+            transport.abort()
+            return
+        protocol = self._server()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+def _own_address(transport: asyncio.Transport) -> IPAddress | None:
+    """None on a Unix socket."""
+    name = transport.get_extra_info("sockname")
+    if not isinstance(name, tuple):
+        return None
+    address = ip_address(str(name[0]).partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _file(name: str, media: str) -> Callable[[web.Request], Awaitable[web.Response]]:
