@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
+from pcscf import repair
 from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
 from pcscf.registration import (
     ESTABLISHED,
@@ -23,12 +24,11 @@ from pcscf.registration import (
     Registration,
     SaSet,
     SetState,
+    identify,
+    names,
 )
 from pcscf.security import AgreementError, Chosen, Parameters, Proposal
-from pcscf.sip.fields import parse_name_addr
-from pcscf.sip.parse import ParseError
 from pcscf.sip.transaction import GM_TIMERS
-from pcscf.sip.uri import parse_uri, same_uri
 from pcscf.turn import Turn
 from pcscf.vocabulary import CloseFlow, Flow, Interface, RemoveSecurity, UpdateSecurity
 from xfrm.model import IPAddress, PortRange, SaId
@@ -137,7 +137,7 @@ class Registrar:
         self._registrations[key] = self._by_token[token] = registration
         self._by_impi.setdefault(key.impi, []).append(registration)
         self.registered += 1
-        _identify(registration)
+        identify(registration)
         self.admit_in_clear(registration, registration.clear)
         for each in registration.sets:
             self._enter(each)
@@ -328,7 +328,7 @@ class Registrar:
         """
         spare = [each for each in registration.sets if each is not began_on and each is not registration.in_use]
         for each in spare[: max(0, len(registration.sets) + 1 - MOST_SETS)]:
-            self.step(each, SetEvent.SUPERSEDED, "too many sets of one contact")
+            repair.end(self, self._turn, each, SetEvent.SUPERSEDED, "too many sets of one contact")
         self._last_set += 1
         made = SaSet(
             id=self._last_set,
@@ -385,7 +385,7 @@ class Registrar:
         for effect in effects:
             self._apply(effect, sa_set, linger=linger, was=was)
         if sa_set.state is SetState.GONE:
-            self._drop(sa_set)
+            self.drop(sa_set)
             if was is SetState.ACTIVE and (successor := registration.latest) is not None:
                 self.step(successor, SetEvent.USED, "the set in use has ended")
             if registration.registered and not registration.sets and registration.clear is None:
@@ -396,7 +396,7 @@ class Registrar:
         registration = sa_set.registration
         match effect:
             case Effect.REMOVE:
-                self._remove(sa_set)
+                self.remove(sa_set)
             case Effect.EXTEND:
                 # Its own expiry does not count while it was temporary; a proven one is never cut short.
                 proven = [
@@ -409,11 +409,11 @@ class Registrar:
                 keep = (sa_set, sa_set.began_on if effect is Effect.SUCCEED else None)
                 for other in tuple(registration.sets):
                     if other not in keep:
-                        self.step(other, SetEvent.SUPERSEDED, "a newer set took over")
+                        repair.end(self, self._turn, other, SetEvent.SUPERSEDED, "a newer set took over")
             case Effect.TAKE_OVER:
                 for other in tuple(registration.sets):
                     if other is not sa_set:
-                        self.step(other, SetEvent.RETIRED, "the UE uses the new set")
+                        repair.end(self, self._turn, other, SetEvent.RETIRED, "the UE uses the new set")
             case Effect.DRAIN:
                 self._let_live(sa_set, min(sa_set.expires, self._turn.now + self.drain))
                 self.watch(sa_set)
@@ -442,7 +442,7 @@ class Registrar:
         self.registered += not registration.bindings
         self.touched[registration.path_token] = registration
         registration.bindings[impu] = binding
-        _identify(registration)
+        identify(registration)
         self.watch(registration)
         detail = f"{impu} for {round(binding.expires - self._turn.now)} s"
         impi = registration.key.impi
@@ -461,7 +461,7 @@ class Registrar:
         gone = [impu for impu, each in registration.bindings.items() if names(identity, (impu, *each.associated_uris))]
         for impu in gone:
             del registration.bindings[impu]
-        _identify(registration)
+        identify(registration)
         if not gone or registration.bindings:
             return False
         self._tell_end(registration, why)
@@ -479,7 +479,7 @@ class Registrar:
             else:
                 del registration.bindings[impu]
         was_registered = bool(registration.associated_uris)
-        _identify(registration)
+        identify(registration)
         if not was_registered or registration.bindings:
             return False
         self._tell_end(registration, why)
@@ -495,7 +495,7 @@ class Registrar:
         """The contact is registered no more; its sets end by their own steps."""
         if registration.bindings:
             registration.bindings.clear()
-            _identify(registration)
+            identify(registration)
             self._tell_end(registration, why)
         self.forget_if_idle(registration)
 
@@ -506,7 +506,7 @@ class Registrar:
         self._turn.note(
             RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
         )
-        self.on_ended(registration)
+        self._turn.attempt(self.on_ended, registration)
 
     @property
     def deadline(self) -> float | None:
@@ -544,49 +544,48 @@ class Registrar:
                 if subject.expires > now:
                     self.watch(subject)
                     continue
-                self.step(subject, SetEvent.DRAINED if subject.state is SetState.CLOSING else SetEvent.EXPIRED)
-            elif subject.registered:
-                for impu in [impu for impu, each in subject.bindings.items() if each.expires <= now]:
-                    self.unbind(subject, impu, "the registration expired")
-                if subject.registered:
-                    self.watch(subject)
-                self.forget_if_idle(subject)
+                why = SetEvent.DRAINED if subject.state is SetState.CLOSING else SetEvent.EXPIRED
+                repair.end(self, self._turn, subject, why)
+            elif subject.registered and not self._turn.attempt(self._end_bindings, subject):
+                self._turn.attempt(self.unregister, subject, "the registration could not be kept")
 
-    def _remove(self, sa_set: SaSet) -> None:
+    def _end_bindings(self, registration: Registration) -> None:
+        now = self._turn.now
+        for impu in [impu for impu, each in registration.bindings.items() if each.expires <= now]:
+            self.unbind(registration, impu, "the registration expired")
+        if registration.registered:
+            self.watch(registration)
+        self.forget_if_idle(registration)
+
+    def remove(self, sa_set: SaSet) -> None:
+        """Close its TCP connections and have its SAs removed."""
         ends = sa_set.parameters
         for own_port, ue_port in ((ends.port_ps, ends.port_uc), (ends.port_pc, ends.port_us)):
             self._turn.do(CloseFlow(Flow("TCP", Interface.GM_PROTECTED, ends.pcscf, own_port, ends.ue, ue_port)))
         self._turn.do(RemoveSecurity(sa_set.ids))
 
-    def _drop(self, sa_set: SaSet) -> None:
-        self.on_set_gone(sa_set)
+    def drop(self, sa_set: SaSet) -> None:
+        """Know it no more. What a bug left of an earlier try is taken up."""
         sa_set.alarm = math.inf
-        self.states[sa_set.state] -= 1
-        sa_set.registration.sets.remove(sa_set)
-        del self._by_id[sa_set.id]
+        waiting = self._unproven.get(sa_set.parameters.ue, {})
+        waiting.pop(sa_set.id, None)
+        if not waiting:
+            self._unproven.pop(sa_set.parameters.ue, None)
+        if self._by_id.pop(sa_set.id, None) is not None:
+            self.states[sa_set.state] -= 1
+            for spi in (sa_set.parameters.spi_pc, sa_set.parameters.spi_ps):
+                self._freed.append((self._turn.now + SPI_QUARANTINE, spi))
+        if sa_set in sa_set.registration.sets:
+            sa_set.registration.sets.remove(sa_set)
         for ports in _ports(sa_set.parameters):
-            del self._by_ports[ports]
+            if self._by_ports.get(ports) is sa_set:
+                del self._by_ports[ports]
         for sa_id in sa_set.ids:
-            del self._by_sa[sa_id]
-        for spi in (sa_set.parameters.spi_pc, sa_set.parameters.spi_ps):
-            self._freed.append((self._turn.now + SPI_QUARANTINE, spi))
+            if self._by_sa.get(sa_id) is sa_set:
+                del self._by_sa[sa_id]
+        self._turn.attempt(self.on_set_gone, sa_set)
 
 
 def _ports(ends: Parameters) -> tuple[tuple[IPAddress, int, int], tuple[IPAddress, int, int]]:
     """Where messages of the UE come from, and at which ports of ours."""
     return (ends.ue, ends.port_uc, ends.port_ps), (ends.ue, ends.port_us, ends.port_pc)
-
-
-def _identify(registration: Registration) -> None:
-    """Its bindings have changed: so have the identities it may use."""
-    values = (value for each in registration.bindings.values() for value in each.associated_uris)
-    registration.associated_uris = tuple(dict.fromkeys(values))
-
-
-def names(identity: str, values: tuple[str, ...]) -> bool:
-    """Whether one of these name-addrs or URIs is that URI (RFC 3261 19.1.4). What cannot be read names nobody."""
-    try:
-        wanted = parse_uri(identity)
-        return any(same_uri(wanted, parse_uri(parse_name_addr(value).uri)) for value in values)
-    except ParseError:
-        return identity in values

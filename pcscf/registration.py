@@ -9,6 +9,9 @@ from enum import Enum
 
 from pcscf.observe import SetEvent
 from pcscf.security import Chosen, Parameters, Proposal
+from pcscf.sip.fields import parse_name_addr
+from pcscf.sip.parse import ParseError
+from pcscf.sip.uri import parse_uri, same_uri
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress, SaId
 
@@ -217,3 +220,18 @@ class Registration:
     def in_use(self) -> SaSet | None:
         """The set that carries what we send: not the new one before the UE was seen on it (TS 33.203 7.4.2a)."""
         return next((each for each in self.sets if each.state is SetState.ACTIVE), None) or self.latest
+
+
+def identify(registration: Registration) -> None:
+    """Its bindings have changed: so have the identities it may use."""
+    values = (value for each in registration.bindings.values() for value in each.associated_uris)
+    registration.associated_uris = tuple(dict.fromkeys(values))
+
+
+def names(identity: str, values: tuple[str, ...]) -> bool:
+    """Whether one of these name-addrs or URIs is that URI (RFC 3261 19.1.4). What cannot be read names nobody."""
+    try:
+        wanted = parse_uri(identity)
+        return any(same_uri(wanted, parse_uri(parse_name_addr(value).uri)) for value in values)
+    except ParseError:
+        return identity in values
