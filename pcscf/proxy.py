@@ -236,11 +236,10 @@ class Proxy:
                     self._turn.do(action)
                 case InstallSecurity(set_id):
                     self._turn.attempt(self._register.refused, set_id, "a bug came first")
-                    repair.mend(self.registrar, self._turn, self.registrar.by_id(set_id))
                 case _:
                     pass
         suspect = self.registrar.by_id(event.set_id) if isinstance(event, SecurityInstalled | SecurityRefused) else None
-        repair.mend(self.registrar, self._turn, suspect)
+        repair.mend(self.registrar, self._turn, self._register.installing, suspect)
         match event:
             case Received(Request() as request, flow):
                 self._turn.attempt(self._signalling.reply_at_once, request, flow, 500)

@@ -344,11 +344,11 @@ class Registrar:
             made=self._turn.now,
             began_on=began_on,
         )
+        self.touched[registration.path_token] = registration
         registration.sets.append(made)
         registration.last_port_pc = parameters.port_pc
         self._unproven.setdefault(parameters.ue, {})[made.id] = made
         self._enter(made)
-        self.touched[registration.path_token] = registration
         return made
 
     def step(self, sa_set: SaSet, event: SetEvent, detail: str = "", *, linger: float = 0.0) -> None:

@@ -4,6 +4,7 @@ A set of which a step broke off half way is not to be reasoned about: its SAs go
 registers again.
 """
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from pcscf.observe import SetEvent
@@ -37,11 +38,12 @@ def discard(registrar: "Registrar", turn: Turn, sa_set: SaSet) -> None:
     turn.attempt(registrar.forget_if_idle, registration)
 
 
-def mend(registrar: "Registrar", turn: Turn, suspect: SaSet | None = None) -> None:
-    """No set that this turn has touched stays half ended, nor `suspect` waiting for its SAs for ever."""
-    if suspect is not None and suspect.state is SetState.PENDING:
-        discard(registrar, turn, suspect)
-    for registration in tuple(registrar.touched.values()):
-        for each in tuple(registration.sets):
-            if each.state is SetState.GONE:
-                discard(registrar, turn, each)
+def mend(registrar: "Registrar", turn: Turn, installing: Container[int], suspect: SaSet | None = None) -> None:
+    """No set that this turn has touched, nor `suspect`, stays half ended or waits for SAs that nobody installs.
+
+    `installing`: ids of the sets whose SAs the kernel is asked for.
+    """
+    suspects = [each for registration in registrar.touched.values() for each in registration.sets]
+    for each in suspects if suspect is None else [*suspects, suspect]:
+        if each.state is SetState.GONE or (each.state is SetState.PENDING and each.id not in installing):
+            discard(registrar, turn, each)

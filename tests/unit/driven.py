@@ -4,7 +4,6 @@ Everything else is real: its store, its API, its log, the mirror to a collector,
 """
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -44,6 +43,7 @@ class Driven:
         self.service = service
         self.client = client
         self.sent: list[tuple[bytes, Flow]] = []
+        self.rounds = 0
         server._transport.send = self._keep  # type: ignore[method-assign]
 
     def _keep(self, data: bytes, flow: Flow, *, connect: bool = True) -> None:
@@ -80,9 +80,14 @@ class Driven:
         port = int(phone.pcscf.rpartition(":")[2])
         return Flow("UDP", Interface.GM_PROTECTED, ip_address(GM), port, ip_address(phone.address), PORT_UC)
 
+    def anew(self, register: bytes) -> bytes:
+        """In a transaction of its own."""
+        return register.replace(b";branch=z9hG4bK", b";branch=z9hG4bK%d-" % self.rounds)
+
     def challenge(self, phone: Phone, of_ue: Change = unchanged, of_core: Change = unchanged) -> bool:
         """As far as the 401 to the UE; False: somebody did not like what was said."""
-        self.receive(of_ue(phone.register(5070)), self.clear(phone))
+        self.rounds += 1
+        self.receive(of_ue(self.anew(phone.register(5070))), self.clear(phone))
         request = self.to_core()
         if request is None:
             return False
@@ -98,7 +103,7 @@ class Driven:
         """The whole registration."""
         if not self.challenge(phone, of_ue, of_core):
             return False
-        self.receive(of_ue(phone.answer()), self.protected(phone))
+        self.receive(of_ue(self.anew(phone.answer())), self.protected(phone))
         request = self.to_core()
         if request is None:
             return False
@@ -216,5 +221,4 @@ def drive(
         async with driven(folder, kernel, stored=stored) as one:
             await work(one)
 
-    logging.getLogger("pcscf").setLevel(logging.DEBUG)
     asyncio.run(run())
