@@ -158,7 +158,9 @@ def _make(path: Path) -> None:
 
 def _put(database: sqlite3.Connection, table: str, name: str, body: str | None) -> None:
     if body is None:
-        database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+        # As octets: a damaged name may be no text.
+        octets = name.encode("utf-8", "surrogateescape")
+        database.execute(f"DELETE FROM {table} WHERE name = CAST(? AS TEXT)", (octets,))
     else:
         database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, body))
 
