@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcscf import logs
-from pcscf.admin.feed import encode
-from pcscf.admin.views import as_json
+from pcscf.admin.feed import Client
+from pcscf.admin.views import KINDS, as_json
 from pcscf.cli import main
 from pcscf.observe import MessageSeen, Problem
 from pcscf.printable import printable, printable_lines, printable_message, reversible
@@ -159,7 +159,12 @@ async def look_everywhere(world: Driven) -> None:
     for number, record in server.journal.after(0):
         texts.append(printable_message(server.messages.find(number) or b"").replace("\n", "").replace("\t", ""))
         json.loads(as_json(record))
-        encode("record", json.loads(as_json(record)))
+    watching = Client(frozenset(KINDS))
+    world.service.feed._clients.add(watching)
+    world.service.feed._tell(server.journal.after(0)[-900:])
+    events = watching.drain().decode().split("\n\n")
+    texts += [str(json.loads(event.partition("data: ")[2])) for event in events if event]
+    assert len(events) > 50
     for text in texts:
         assert not UNSEEN.search(text), UNSEEN.search(text)
     assert world.server._mirror is not None and world.server._mirror.sent and not world.server._mirror.lost
