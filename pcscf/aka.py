@@ -18,8 +18,9 @@ from xfrm.model import Key
 
 CHALLENGE_HEADERS = frozenset(
     {"www-authenticate", "proxy-authenticate", "authentication-info", "proxy-authentication-info"}
+    | {"authorization", "proxy-authorization"}  # no place for keys, but who repeats a challenge may repeat them there
 )
-"""Where a server says something of authentication (RFC 3261 20, RFC 7615)."""
+"""Where something of authentication is said (RFC 3261 20, RFC 7615)."""
 KEY_PARAMS = frozenset({"ck", "ik"})
 HEX_KEY = re.compile(r"[0-9A-Fa-f]{32}")
 

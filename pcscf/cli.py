@@ -29,6 +29,7 @@ from pcscf.capture.extcap_command import add_extcap_command
 from pcscf.capture.trace_command import add_trace_command
 from pcscf.forget_command import add_forget_command
 from pcscf.lab import commands as lab
+from pcscf.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from pcscf.admin.views import Hops
@@ -120,14 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = options.command(options)
     except PcscfError as error:
-        for line in str(error).splitlines():
+        for line in printable_lines(str(error)).splitlines():
             print(f"pcscf: {line}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
     except OSError as error:
         advice = "; `pcscf doctor -c FILE` looks for the cause" if options.command is _run else ""
-        print(f"pcscf: {error.strerror or error}{advice}", file=sys.stderr)
+        print(f"pcscf: {printable(str(error.strerror or error))}{advice}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -168,7 +169,10 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
     page = None
     if config.admin.enabled:
         tokens = Tokens(config.state, config.admin.origins)
-        page = Web(admin, tokens, config.admin.address, config.admin.port)
+        page = Web(
+            admin, tokens, config.admin.address, config.admin.port,
+            origins=config.admin.origins, refused=config.without_admin,
+        )  # fmt: skip
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -292,6 +296,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _sa(options: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
 
     from pcscf.admin.client import ControlClient
     from pcscf.admin.tables import sa_table
@@ -311,7 +316,9 @@ def _sa(options: argparse.Namespace) -> int:
         first = four[0]
         ue = first.source if first.uplink else first.destination
         left = "" if first.expires_in is None else f", {first.expires_in:.0f} s left"
-        console.print(f"{chr(10) * bool(place)}[bold]{first.impi}[/]  {ue}  set {first.set_id} {first.state}{left}")
+        console.print(
+            f"{chr(10) * bool(place)}[bold]{escape(first.impi)}[/]  {ue}  set {first.set_id} {first.state}{left}"
+        )
         console.print(sa_table(four))
     return 0
 

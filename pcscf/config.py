@@ -438,6 +438,20 @@ class Config(BaseSettings):
             raise ValueError(f"gm port {self.gm.port} is a protected port too")
         return self
 
+    @model_validator(mode="after")
+    def phones_have_no_api(self) -> Self:
+        if self.admin.enabled and self.admin.address in self.without_admin:
+            raise ValueError(
+                f"admin.address {self.admin.address} is a Gm address, where phones are; name another, or 0.0.0.0 or :: "
+                "for all others"
+            )
+        return self
+
+    @property
+    def without_admin(self) -> frozenset[IPAddress]:
+        """Own addresses at which the API never answers: those of Gm, but for loopback, where no phone is."""
+        return frozenset(address for address in self.gm.addresses if not address.is_loopback)
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -7,6 +7,8 @@ arrow, never from the way it went.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pcscf.printable import printable
+
 TIME = 9
 PORT = 6
 _LEAD = 7
@@ -31,7 +33,7 @@ class Sheet:
     """Columns with so many characters for an arrow between each and the next."""
 
     def __init__(self, names: Sequence[str], widths: Sequence[int]) -> None:
-        self.names = tuple(names)
+        self.names = tuple(map(printable, names))
         self._starts = [0]
         self._ends = []
         for place, width in enumerate(widths):
@@ -59,7 +61,7 @@ class Sheet:
 
     def itself(self, place: int, text: str) -> str:
         """A word below one host."""
-        return " " * self._starts[place] + text
+        return " " * self._starts[place] + printable(text)
 
 
 def _lead(place: int) -> int:
@@ -70,7 +72,9 @@ def _shaft(arrow: Arrow, width: int) -> str:
     sign = arrow.sign
     way = f" {sign * 2} {arrow.way}" if arrow.way else ""
     room = width - 5 - len(way)
-    text = arrow.text if len(arrow.text) <= room else f"{arrow.text[: max(room - 1, 0)]}…"
+    text = printable(arrow.text)
+    if len(text) > room:
+        text = f"{text[: max(room - 1, 0)]}…"
     label = text + way
     if arrow.rightward:
         return f"{sign * 2} {label} ".ljust(width - 1, sign) + "▶"

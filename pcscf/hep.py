@@ -4,7 +4,9 @@ What rode in ESP goes there opened, so the collector belongs where the core is. 
 Chunks after the HEP3 document of sipcapture.org: vendor 0, type, length with its own 6 octets, value.
 """
 
+import errno
 import logging
+import os
 import socket
 import struct
 import time
@@ -26,8 +28,12 @@ _HEAD = struct.Struct("!HHH")
 log = logging.getLogger("pcscf")
 
 
+LARGEST = 0xFFFF
+"""Octets of a packet and of a chunk: their lengths have 16 bits."""
+
+
 class Mirror:
-    """Sends to one collector and never waits: what its socket does not take at once is counted in `lost`."""
+    """Sends to one collector and never waits, and never raises: what cannot be sent at once is counted in `lost`."""
 
     def __init__(
         self, address: IPv4Address | IPv6Address, port: int, *, capture_id: int, password: str, name: str = "collector"
@@ -58,12 +64,15 @@ class Mirror:
         self._mirror(message, flow, incoming=False)
 
     def _mirror(self, message: Request | Response, flow: Flow, *, incoming: bool) -> None:
-        packet = hep(flow, strip_keys(message), incoming=incoming, at=time.time(), fixed=self._fixed)
         try:
-            self._send(packet)
+            self._send(hep(flow, strip_keys(message), incoming=incoming, at=time.time(), fixed=self._fixed))
         except OSError as error:
             self.lost += 1
             self._tell(error)
+        except Exception:
+            self.lost += 1
+            if self.lost == 1:
+                log.exception("a bug in the mirror; messages are missing at the %s", self._where)
         else:
             self.sent += 1
 
@@ -88,7 +97,10 @@ class Mirror:
 
 
 def hep(flow: Flow, message: Request | Response, *, incoming: bool, at: float, fixed: bytes) -> bytes:
-    """One packet. `fixed`: chunks that are the same in all of them; the Call-ID is the correlation."""
+    """One packet. `fixed`: chunks that are the same in all of them; the Call-ID is the correlation.
+
+    Raises OSError for a message that no packet can hold.
+    """
     (source, source_port), (destination, destination_port) = flow.ends(incoming=incoming)
     four = source.version == 4
     microseconds = int(at * 1_000_000)
@@ -107,8 +119,18 @@ def hep(flow: Flow, message: Request | Response, *, incoming: bool, at: float, f
             _chunk(_PAYLOAD, message.to_bytes()),
         )
     )
-    return b"HEP3" + (len(chunks) + 6).to_bytes(2, "big") + chunks
+    size = len(chunks) + 6
+    if size > LARGEST:
+        raise _too_long(size)
+    return b"HEP3" + size.to_bytes(2, "big") + chunks
+
+
+def _too_long(size: int) -> OSError:
+    return OSError(errno.EMSGSIZE, f"{os.strerror(errno.EMSGSIZE)} for HEP: {size} octets")
 
 
 def _chunk(kind: int, value: bytes) -> bytes:
+    """Raises OSError where the length does not fit."""
+    if len(value) > LARGEST - _HEAD.size:
+        raise _too_long(len(value))
     return _HEAD.pack(0, kind, len(value) + _HEAD.size) + value

@@ -24,6 +24,8 @@ LONGEST_REST = 300.0
 """Seconds a hop may ask to be left alone (Retry-After of a 503)."""
 KEPT = 600.0
 """Seconds since its last use after which a hop that is not configured is forgotten."""
+AFTER_A_BUG = 30.0
+"""Seconds after which a hop is looked at again where that met a bug."""
 HOPS = 1000
 
 
@@ -225,13 +227,17 @@ class HopTable:
         """Do what the operator wants, send the probes that are due, end rests, forget what nobody uses."""
         switches, self._switches = self._switches, []
         for hop, event in switches:
-            if self._step(hop, event, event.value):
-                self._plan(hop, self._turn.now if self._probing and event is HopEvent.ENABLED else math.inf)
+            self._turn.attempt(self._switch_over, hop, event)
         while self._alarms and self._alarms[0][0] <= self._turn.now:
             at, _, hop = heapq.heappop(self._alarms)
             if hop.alarm == at and self._hops.get(hop.key) is hop:
                 hop.alarm = math.inf
-                self._look_at(hop)
+                if not self._turn.attempt(self._look_at, hop):
+                    self._plan(hop, self._turn.now + AFTER_A_BUG)
+
+    def _switch_over(self, hop: Hop, event: HopEvent) -> None:
+        if self._step(hop, event, event.value):
+            self._plan(hop, self._turn.now if self._probing and event is HopEvent.ENABLED else math.inf)
 
     def _look_at(self, hop: Hop) -> None:
         now = self._turn.now

@@ -8,12 +8,12 @@ import ctypes
 import logging
 import os
 import resource
-import stat
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pcscf import PcscfError
+from pcscf.folder import Untrusted, owned_file, trusted_place
 from xfrm.model import Sa
 from xfrm.wireshark import line_of
 
@@ -31,22 +31,13 @@ class KeyLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            self._descriptor = os.open(path, flags, 0o600)
+            trusted_place(path)
+            self._descriptor = owned_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except Untrusted as error:
+            raise KeyLogError(f"key file {path}: {error.strerror}") from error
         except OSError as error:
             raise KeyLogError(f"key file {path}: {error.strerror}; name a file that you may write") from error
-        found = os.fstat(self._descriptor)
-        wrong = ""
-        if not stat.S_ISREG(found.st_mode):
-            wrong = "not an ordinary file; name another"
-        elif found.st_uid != os.geteuid():
-            wrong = "somebody else's; name another, or remove it"
-        elif found.st_mode & 0o077:
-            wrong = f"others may read it; chmod 600 {path}"
-        if wrong:
-            self.close()
-            raise KeyLogError(f"key file {path}: {wrong}")
         self._complained = False
 
     def add(self, sas: Sequence[Sa]) -> None:

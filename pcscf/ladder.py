@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from pcscf.drawing import DOUBLE, PORT, SINGLE, TIME, Arrow, Sheet
 from pcscf.observe import Attempt, MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent, describe
+from pcscf.printable import printable
 from pcscf.vocabulary import Interface
 from xfrm.model import IPAddress
 
@@ -127,8 +128,11 @@ def _lines(record: Record, onward: Record | None) -> list[str]:
     indent = f"{'':{PORT}}{sign}"
     if isinstance(record, SetChanged) and record.event is SetEvent.INSTALLED:
         spi_uc, spi_us, spi_pc, spi_ps = record.spis
-        return [f"{indent} 4 SAs installed: {spi_ps} {spi_uc} {spi_us} {spi_pc}", f"{indent} {record.detail}"]
-    return [f"{indent} {describe(record)}"]
+        return [
+            f"{indent} 4 SAs installed: {spi_ps} {spi_uc} {spi_us} {spi_pc}",
+            f"{indent} {printable(record.detail)}",
+        ]
+    return [f"{indent} {printable(describe(record))}"]
 
 
 def _arrow(record: MessageSeen) -> Arrow:

@@ -1,7 +1,9 @@
 """What `pcscf run` writes to standard error: a line for each registration event and problem, for people or machines.
 
 A line says whose it is, in which dialog, and the cause; a record of the journal is its source, so no key can be in it.
-What strangers can cause is limited, and it is said how much was left out. Rotation is left to whoever keeps the output.
+What strangers can cause is limited, and it is said how much was left out.
+Whatever peers put into it, it stays one line: only a whole message and a traceback have more, and theirs are set in.
+Rotation is left to whoever keeps the output.
 """
 
 import json
@@ -9,9 +11,10 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pcscf.observe import Attempt, MessageSeen, Problem, Record, describe
+from pcscf.printable import printable, printable_lines, printable_message
 from pcscf.ratelimit import Rate, RateLimit, Rates, Share, share_of
 
 LogFormat = Literal["console", "json"]
@@ -65,7 +68,11 @@ class ConsoleFormatter(logging.Formatter):
         line = super().formatMessage(record)
         if ue:
             line = f"{line.removesuffix(record.message)}{ue}: {record.message}"
-        return f"{line} ({where})" if where else line
+        line = printable(f"{line} ({where})" if where else line)
+        return "\n".join((line, *map(_set_in, getattr(record, "whole", "").splitlines())))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(_set_in, printable_lines(super().formatException(ei)).split("\n")))
 
 
 class JsonFormatter(logging.Formatter):
@@ -75,19 +82,25 @@ class JsonFormatter(logging.Formatter):
         row = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "text": record.getMessage(),
-            **{name: value for name in FIELDS if (value := getattr(record, name, ""))},
+            "text": printable(record.getMessage()),
+            **{name: printable(value) for name in FIELDS if (value := getattr(record, name, ""))},
         }
+        if whole := getattr(record, "whole", ""):
+            row["text"] += f"\n{whole}"
         if record.exc_info:
-            row["traceback"] = self.formatException(record.exc_info)
+            row["traceback"] = printable_lines(self.formatException(record.exc_info))
         return json.dumps(row, ensure_ascii=False)
+
+
+def _set_in(line: str) -> str:
+    return f"    {line}".rstrip()
 
 
 def write_message(seen: MessageSeen, text: bytes) -> None:
     """A message of a UE that the operator follows, whole."""
-    shown = text.decode("utf-8", "replace").rstrip().replace("\r\n", "\n")
+    shown = printable_message(text.rstrip())
     extra = {"event": "Message", "ue": str(seen.flow.remote), "call_id": seen.call_id, "flow": str(seen.flow)}
-    log.info("%s\n%s", describe(seen), shown, extra=extra)
+    log.info("%s", describe(seen), extra=extra | {"whole": shown})
 
 
 def write(record: Record) -> None:

@@ -8,6 +8,7 @@ from collections import deque
 
 from pcscf.aka import strip_keys
 from pcscf.sip.message import Request, Response
+from pcscf.sip.parse import ParseError, parse
 
 
 class MessageLog:
@@ -42,3 +43,14 @@ class MessageLog:
 def without_keys(message: Request | Response) -> bytes:
     """What came, as it may be shown."""
     return strip_keys(message).to_bytes()
+
+
+def sent_without_keys(data: bytes) -> bytes:
+    """What was sent, as it may be shown. Only what has a header of an authentication is read again."""
+    lowered = data.lower()
+    if b"authenticat" not in lowered and b"authorization" not in lowered:
+        return data
+    try:
+        return without_keys(parse(data))
+    except ParseError:
+        return b""

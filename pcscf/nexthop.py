@@ -238,7 +238,7 @@ class NextHops:
         while self._lost and self._lost[0][0] <= self._turn.now:
             _, asked = self._lost.popleft()
             if self._asked.get(asked.query) is asked:
-                self.resolved(Resolved(asked.query, (), 0.0, f"no answer in {PATIENCE:.0f} s"))
+                self._turn.attempt(self.resolved, Resolved(asked.query, (), 0.0, f"no answer in {PATIENCE:.0f} s"))
         self._hops.expire()
 
     def resolved(self, event: Resolved) -> None:
@@ -261,7 +261,10 @@ class NextHops:
             wish.missing.discard(query)
             if not wish.missing:
                 self._waiting -= 1
-                wish.then(self._ways(wish.entries, home=wish.home))
+                self._turn.attempt(self._grant, wish)
+
+    def _grant(self, wish: _Wish) -> None:
+        wish.then(self._ways(wish.entries, home=wish.home))
 
     def _decide(self, entries: tuple[_Entry, ...], then: Then, *, home: bool) -> None:
         missing = {each.query for each in entries if each.address is None and not self._known(each.query)}

@@ -11,10 +11,11 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple, assert_never
 
+from pcscf import repair
 from pcscf.dialog import Dialogs
 from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency
 from pcscf.nexthop import HopSettings, NextHops
-from pcscf.observe import ProblemKind, SetEvent
+from pcscf.observe import MessageSeen, ProblemKind, SetEvent
 from pcscf.originating import Originating, OriginatingSettings, elsewhere
 from pcscf.passage import Refusal, Sides
 from pcscf.regevent import RegEvents, RegEventSettings
@@ -32,20 +33,25 @@ from pcscf.terminating import Terminating
 from pcscf.turn import Turn
 from pcscf.vocabulary import (
     Action,
+    CloseFlow,
     Event,
     Flow,
     FlowClosed,
+    InstallSecurity,
     Interface,
     Malformed,
+    Note,
     Order,
     Ordered,
     Received,
+    RemoveSecurity,
     Resolved,
     Resume,
     SecurityExpired,
     SecurityInstalled,
     SecurityRefused,
     Tick,
+    UpdateSecurity,
 )
 from xfrm.model import IPAddress, PortRange
 
@@ -197,7 +203,13 @@ class Proxy:
             case SecurityExpired(ids):
                 for sa_id in ids:
                     if sa_set := self.registrar.by_sa(sa_id):
-                        self.registrar.step(sa_set, SetEvent.EXPIRED, "the backstop lifetime of its SAs ended first")
+                        repair.end(
+                            self.registrar,
+                            self._turn,
+                            sa_set,
+                            SetEvent.EXPIRED,
+                            "the backstop lifetime of its SAs ended first",
+                        )
             case Resolved():
                 self.hops.resolved(event)
             case Ordered(impi, address, order):
@@ -205,21 +217,43 @@ class Proxy:
             case Resume():
                 self._resume()
             case Tick():
-                self.hops.expire()
-                self._signalling.expire(self._relay)
-                self._relay.expire()
-                self._reg_events.expire()
-                self.registrar.expire()
+                self._turn.attempt(self.registrar.expire)
+                self._turn.attempt(self.hops.expire)
+                self._turn.attempt(self._signalling.expire, self._relay)
+                self._turn.attempt(self._relay.expire)
+                self._turn.attempt(self._reg_events.expire)
             case _:
                 assert_never(event)
         return actions
 
+    @property
+    def bugs(self) -> list[Exception]:
+        """What went wrong where the rest went on, since somebody emptied this."""
+        return self._turn.bugs
+
     def apologise(self, event: Event, now: float) -> list[Action]:
-        """What to do about an event that met a bug in `handle`: a request gets 500, the rest goes on."""
+        """What to do about an event that met a bug in `handle`: a request gets 500, the rest goes on.
+
+        Of what was decided before the bug all is done that ends something, and what keeps the kernel in step with the
+        registrar: SAs that nobody removes outlive their set, and a set whose SAs nobody installs waits for them.
+        """
+        decided = self._turn.decided
         actions = self._turn.begin(now)
+        for action in decided:
+            match action:
+                case RemoveSecurity() | CloseFlow() | UpdateSecurity():
+                    self._turn.do(action)
+                case Note(record) if not isinstance(record, MessageSeen) or record.incoming:
+                    self._turn.do(action)
+                case InstallSecurity(set_id):
+                    self._turn.attempt(self._register.refused, set_id, "a bug came first")
+                case _:
+                    pass
+        suspect = self.registrar.by_id(event.set_id) if isinstance(event, SecurityInstalled | SecurityRefused) else None
+        repair.mend(self.registrar, self._turn, self._register.installing, suspect)
         match event:
             case Received(Request() as request, flow):
-                self._signalling.reply_at_once(request, flow, 500)
+                self._turn.attempt(self._signalling.reply_at_once, request, flow, 500)
             case _:
                 pass
         return actions
@@ -321,7 +355,7 @@ class Proxy:
         for _ in range(min(RESUMED_AT_ONCE, len(self.resuming))):
             each = self.resuming.popleft()
             if each.registered and each.path_uri:
-                self._registered(each, each.path_uri)
+                self._turn.attempt(self._registered, each, each.path_uri)
 
     def _ordered(self, impi: str, address: IPAddress, order: Order) -> None:
         """The operator's word on a contact. One that is gone meanwhile is no error."""
@@ -333,7 +367,7 @@ class Proxy:
                 self.registrar.touched[each.path_token] = each
                 continue
             why = "deregistered by the operator"
-            self.registrar.unregister(each, why)
+            self._turn.attempt(self.registrar.unregister, each, why)
             self._end_sets(each, SetEvent.SUPERSEDED, why)
 
     def _ended(self, registration: Registration) -> None:
@@ -349,14 +383,14 @@ class Proxy:
                 pass
             case IdentityTerminated(aor, event):
                 for each in self.registrar.contacts_of(impi):
-                    self._withdraw(each, aor, event)
+                    self._turn.attempt(self._withdraw, each, aor, event)
             case ContactTerminated(aor, uri, event):
                 for each in self._with_contact(impi, uri):
-                    self._withdraw(each, aor, event)
+                    self._turn.attempt(self._withdraw, each, aor, event)
             case Shortened(aor, uri, expires):
                 if expires is not None:
                     for each in self._with_contact(impi, uri):
-                        self.registrar.shorten(each, aor, expires)
+                        self._turn.attempt(self.registrar.shorten, each, aor, expires)
             case _:
                 assert_never(change)
 
@@ -372,6 +406,6 @@ class Proxy:
     def _end_sets(self, registration: Registration, event: SetEvent, why: str, *, linger: float = 0.0) -> None:
         """Nothing of a contact is served any more."""
         for sa_set in tuple(registration.sets):
-            self.registrar.step(sa_set, event, why, linger=linger)
+            repair.end(self.registrar, self._turn, sa_set, event, why, linger=linger)
         self.registrar.admit_in_clear(registration, None)
         self.registrar.forget_if_idle(registration)

@@ -429,14 +429,19 @@ class RegEvents:
             if at != subscription.alarm:
                 continue  # an earlier alarm took its place
             subscription.alarm = math.inf
-            if subscription.due > self._turn.now:
-                self._watch(subscription)
-            elif subscription.phase is Phase.OVER:
-                self._end_dialog(subscription)
-            elif subscription.phase is Phase.HELD and not subscription.state.complete:
-                self._later(subscription, f"no NOTIFY told the whole state within {NOTIFY_WAIT:.0f} s")
-            else:
-                self._ask(subscription)
+            done = self._turn.attempt(self._do_what_is_due, subscription)
+            if not done and subscription.phase is not Phase.OVER:
+                self._turn.attempt(self._later, subscription, "a bug")
+
+    def _do_what_is_due(self, subscription: Subscription) -> None:
+        if subscription.due > self._turn.now:
+            self._watch(subscription)
+        elif subscription.phase is Phase.OVER:
+            self._end_dialog(subscription)
+        elif subscription.phase is Phase.HELD and not subscription.state.complete:
+            self._later(subscription, f"no NOTIFY told the whole state within {NOTIFY_WAIT:.0f} s")
+        else:
+            self._ask(subscription)
 
     def _turn_to(self, subscription: Subscription, phase: Phase, due: float) -> None:
         subscription.phase, subscription.due = phase, due

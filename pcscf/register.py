@@ -3,7 +3,7 @@
 What a REGISTER must show before the core sees it, and what the core's answer does to the sets of its user.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
@@ -192,6 +192,11 @@ class RegisterProcedure:
 
     def ended(self, transaction: Transaction[Flow]) -> None:
         self._exchanges.pop(transaction, None)
+
+    @property
+    def installing(self) -> Container[int]:
+        """Sets whose SAs the kernel is asked for."""
+        return self._installing.keys()
 
     def installed(self, set_id: int) -> None:
         """The kernel has all SAs of the set: now, and not before, the challenge may leave (digest A7)."""

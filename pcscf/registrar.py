@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
+from pcscf import repair
 from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
 from pcscf.pending import Pending
 from pcscf.registration import (
@@ -335,7 +336,7 @@ class Registrar:
         """
         spare = [each for each in registration.sets if each is not began_on and each is not registration.in_use]
         for each in spare[: max(0, len(registration.sets) + 1 - MOST_SETS)]:
-            self.step(each, SetEvent.SUPERSEDED, "too many sets of one contact")
+            repair.end(self, self._turn, each, SetEvent.SUPERSEDED, "too many sets of one contact")
         self._last_set += 1
         made = SaSet(
             id=self._last_set,
@@ -351,13 +352,13 @@ class Registrar:
             made=self._turn.now,
             began_on=began_on,
         )
+        self.touched[registration.path_token] = registration
         registration.sets.append(made)
         registration.last_port_pc = parameters.port_pc
         self._unproven[made.id] = made
         if began_on is None:
             self.pending.add(made)
         self._enter(made)
-        self.touched[registration.path_token] = registration
         return made
 
     def step(self, sa_set: SaSet, event: SetEvent, detail: str = "", *, linger: float = 0.0) -> None:
@@ -392,7 +393,7 @@ class Registrar:
         for effect in effects:
             self._apply(effect, sa_set, linger=linger, was=was)
         if sa_set.state is SetState.GONE:
-            self._drop(sa_set)
+            self.drop(sa_set)
             if was is SetState.ACTIVE and (successor := registration.latest) is not None:
                 self.step(successor, SetEvent.USED, "the set in use has ended")
             if registration.registered and not registration.sets and registration.clear is None:
@@ -403,7 +404,7 @@ class Registrar:
         registration = sa_set.registration
         match effect:
             case Effect.REMOVE:
-                self._remove(sa_set)
+                self.remove(sa_set)
             case Effect.EXTEND:
                 # Its own expiry does not count while it was temporary; a proven one is never cut short.
                 proven = [
@@ -416,11 +417,11 @@ class Registrar:
                 keep = (sa_set, sa_set.began_on if effect is Effect.SUCCEED else None)
                 for other in tuple(registration.sets):
                     if other not in keep:
-                        self.step(other, SetEvent.SUPERSEDED, "a newer set took over")
+                        repair.end(self, self._turn, other, SetEvent.SUPERSEDED, "a newer set took over")
             case Effect.TAKE_OVER:
                 for other in tuple(registration.sets):
                     if other is not sa_set:
-                        self.step(other, SetEvent.RETIRED, "the UE uses the new set")
+                        repair.end(self, self._turn, other, SetEvent.RETIRED, "the UE uses the new set")
             case Effect.DRAIN:
                 self._let_live(sa_set, min(sa_set.expires, self._turn.now + self.drain))
                 self.watch(sa_set)
@@ -519,7 +520,7 @@ class Registrar:
         self._turn.note(
             RegistrationChanged(at=self._turn.now, impi=impi, registered=False, detail=why, call_id=self._turn.call_id)
         )
-        self.on_ended(registration)
+        self._turn.attempt(self.on_ended, registration)
 
     @property
     def deadline(self) -> float | None:
@@ -557,31 +558,43 @@ class Registrar:
                 if subject.expires > now:
                     self.watch(subject)
                     continue
-                self.step(subject, SetEvent.DRAINED if subject.state is SetState.CLOSING else SetEvent.EXPIRED)
-            elif subject.registered:
-                for impu in [impu for impu, each in subject.bindings.items() if each.expires <= now]:
-                    self.unbind(subject, impu, "the registration expired")
-                if subject.registered:
-                    self.watch(subject)
-                self.forget_if_idle(subject)
+                why = SetEvent.DRAINED if subject.state is SetState.CLOSING else SetEvent.EXPIRED
+                repair.end(self, self._turn, subject, why)
+            elif subject.registered and not self._turn.attempt(self._end_bindings, subject):
+                self._turn.attempt(self.unregister, subject, "the registration could not be kept")
 
-    def _remove(self, sa_set: SaSet) -> None:
+    def _end_bindings(self, registration: Registration) -> None:
+        now = self._turn.now
+        for impu in [impu for impu, each in registration.bindings.items() if each.expires <= now]:
+            self.unbind(registration, impu, "the registration expired")
+        if registration.registered:
+            self.watch(registration)
+        self.forget_if_idle(registration)
+
+    def remove(self, sa_set: SaSet) -> None:
+        """Close its TCP connections and have its SAs removed."""
         ends = sa_set.parameters
         for own_port, ue_port in ((ends.port_ps, ends.port_uc), (ends.port_pc, ends.port_us)):
             self._turn.do(CloseFlow(Flow("TCP", Interface.GM_PROTECTED, ends.pcscf, own_port, ends.ue, ue_port)))
         self._turn.do(RemoveSecurity(sa_set.ids))
 
-    def _drop(self, sa_set: SaSet) -> None:
-        self.on_set_gone(sa_set)
+    def drop(self, sa_set: SaSet) -> None:
+        """Know it no more. What a bug left of an earlier try is taken up."""
         sa_set.alarm = math.inf
-        self.states[sa_set.state] -= 1
-        sa_set.registration.sets.remove(sa_set)
-        del self._by_id[sa_set.id]
+        self._unproven.pop(sa_set.id, None)
+        self.pending.discard(sa_set)
+        if self._by_id.pop(sa_set.id, None) is not None:
+            self.states[sa_set.state] -= 1
+            self._spis.free((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
+        if sa_set in sa_set.registration.sets:
+            sa_set.registration.sets.remove(sa_set)
         for ports in _ports(sa_set.parameters):
-            del self._by_ports[ports]
+            if self._by_ports.get(ports) is sa_set:
+                del self._by_ports[ports]
         for sa_id in sa_set.ids:
-            del self._by_sa[sa_id]
-        self._spis.free((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
+            if self._by_sa.get(sa_id) is sa_set:
+                del self._by_sa[sa_id]
+        self._turn.attempt(self.on_set_gone, sa_set)
 
 
 def _ports(ends: Parameters) -> tuple[tuple[IPAddress, int, int], tuple[IPAddress, int, int]]:

@@ -353,15 +353,16 @@ class Relay:
                 heapq.heappush(self._alarms, (passage.alarm, self._alarm_number, passage))
                 continue
             passage.alarm = math.inf
-            client = passage.client
-            if client is None:
-                continue
-            if not passage.gave_up:
-                self._send_cancel(passage)
-            else:
-                self._signalling.abandon(client)
-                status = 487 if passage.cancelled else 408
-                self._give_up(passage, status, "no final answer to the INVITE")
+            if passage.client is not None:
+                self._turn.attempt(self._time_out, passage, passage.client)
+
+    def _time_out(self, passage: Passage, client: Transaction[Flow]) -> None:
+        if not passage.gave_up:
+            self._send_cancel(passage)
+        else:
+            self._signalling.abandon(client)
+            status = 487 if passage.cancelled else 408
+            self._give_up(passage, status, "no final answer to the INVITE")
 
     # Dialogs
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pcscf import survival
+from pcscf.dialog import DialogKey
+from pcscf.printable import reversible
 from pcscf.proxy import Proxy
 from pcscf.registrar import BACKSTOP
 from pcscf.registration import Registration
@@ -23,6 +25,8 @@ from xfrm.backend import Backend
 from xfrm.model import SaId, XfrmError
 
 Row = dict[str, Any] | None
+AGAIN = 1.0
+"""Seconds before what could not be written is tried again."""
 SLACK = 5.0
 """Seconds by which the end of an SA may be too early before it is set anew."""
 log = logging.getLogger("pcscf")
@@ -58,24 +62,66 @@ class Restart:
         self._kept: set[str] = set()
         """Tokens of registrations that the store has."""
         self._dialogs: set[str] = set()
+        self._left: dict[str, Registration] = {}
+        self._calls_left: set[DialogKey] = set()
+        """What could not be written; it is tried again with what comes then."""
+        self.behind = False
+        """Whether there is such."""
+        self._again = 0.0
+        self._told = False
 
-    def save(self, now: float) -> None:
-        """Keep what has changed since the last time."""
+    def save(self, now: float, *, last: bool = False) -> None:
+        """Keep what has changed since the last time. What cannot be written is tried again, not before AGAIN seconds.
+
+        `last`: now or never. What one contact has broken keeps no other from the store.
+        """
         registrar, dialogs = self._proxy.registrar, self._proxy.dialogs
-        epoch = time.time() - now
-        contacts: dict[str, Row] = {}
-        for token, registration in registrar.touched.items():
-            alive = registrar.by_token(token) is registration
-            contacts[token] = survival.of_registration(registration, epoch) if alive else None
+        contacts, calls = dict(registrar.touched), set(dialogs.touched)
         registrar.touched.clear()
-        calls: dict[str, Row] = {}
-        for key in dialogs.touched:
-            dialog = dialogs.find(key)
-            calls["\n".join(key)] = survival.of_dialog(dialog, epoch) if dialog is not None else None
         dialogs.touched.clear()
-        rows = _changes(contacts, self._kept), _changes(calls, self._dialogs)
-        if any(rows):
-            self._store.write(*rows)
+        if self.behind and (last or now >= self._again):
+            contacts, calls = self._left | contacts, self._calls_left | calls
+            self._left, self._calls_left = {}, set()
+        epoch = time.time() - now
+        rows: dict[str, str | None] = {}
+        call_rows: dict[str, str | None] = {}
+        failed = False
+        for token, registration in contacts.items():
+            try:
+                rows[token] = _text(self._of_registration(token, registration, epoch))
+            except Exception as bug:
+                self._left[token] = registration
+                failed = True
+                self._tell(bug)
+        for key in calls:
+            try:
+                dialog = dialogs.find(key)
+                call_rows[_name(key)] = _text(survival.of_dialog(dialog, epoch) if dialog is not None else None)
+            except Exception as bug:
+                self._calls_left.add(key)
+                failed = True
+                self._tell(bug)
+        rows, call_rows = _news(rows, self._kept), _news(call_rows, self._dialogs)
+        if rows or call_rows:
+            if self._store.write(rows, call_rows):
+                _take_note(rows, self._kept)
+                _take_note(call_rows, self._dialogs)
+            else:
+                self._left |= contacts
+                self._calls_left |= calls
+                failed = True
+        if failed:
+            self._again = now + AGAIN
+        self.behind = bool(self._left or self._calls_left)
+
+    def _of_registration(self, token: str, registration: Registration, epoch: float) -> Row:
+        alive = self._proxy.registrar.by_token(token) is registration
+        return survival.of_registration(registration, epoch) if alive else None
+
+    def _tell(self, bug: Exception) -> None:
+        if not self._told:
+            log.error("a bug: something cannot be stored, and may not survive a restart", exc_info=bug)
+        self._told = True
 
     def adopt(self, backend: Backend, now: float) -> Adopted:
         """Take up what an earlier run left. Before the ports are protected, and after they were bound. XfrmError."""
@@ -85,10 +131,12 @@ class Restart:
         self._kept, self._dialogs = set(stored.registrations), set(stored.dialogs)
         found: list[Registration] = []
         unreadable = expired = 0
-        for text in stored.registrations.values():
+        for token, text in stored.registrations.items():
             try:
-                each = survival.registration_from(json.loads(text), epoch)
-            except (ValueError, Unreadable):
+                each = survival.registration_from(survival.read(text), epoch)
+                if each.path_token != token:
+                    raise Unreadable("it stands under the name of another")
+            except Unreadable:
                 unreadable += 1
                 continue
             each.bindings = {impu: one for impu, one in each.bindings.items() if one.expires > now}
@@ -116,7 +164,10 @@ class Restart:
             for one in there:
                 wanted = one.expires - now + BACKSTOP
                 if min(ends[sa_id] for sa_id in one.ids) < wanted + epoch + now - SLACK:
-                    backend.update(one.ids, math.ceil(wanted))
+                    try:
+                        backend.update(one.ids, math.ceil(wanted))
+                    except XfrmError as error:
+                        log.warning("SAs of %s end early: %s", each.key.impi, error)
         try:
             backend.remove(left)
         except XfrmError as error:
@@ -138,23 +189,34 @@ class Restart:
         names = set()
         for name, text in texts.items():
             try:
-                dialog = survival.dialog_from(json.loads(text), living, epoch)
-            except (ValueError, Unreadable):
+                dialog = survival.dialog_from(survival.read(text), living, epoch)
+            except Unreadable:
                 continue
-            if dialog is not None and dialog.expires > now and "\n".join(dialog.key) == name:
+            if dialog is not None and dialog.expires > now and _name(dialog.key) == name:
                 self._proxy.dialogs.restore(dialog)
                 names.add(name)
         return names
 
 
-def _changes(rows: Mapping[str, Row], kept: set[str]) -> dict[str, str | None]:
-    """What the store has to be told: texts, and None for what it has and shall forget. `kept`: what it has then."""
-    texts: dict[str, str | None] = {}
-    for name, data in rows.items():
-        if data is not None:
-            texts[name] = json.dumps(data, separators=(",", ":"))
-            kept.add(name)
-        elif name in kept:
-            texts[name] = None
+def _name(key: DialogKey) -> str:
+    """How the store calls a dialog: ASCII, whatever octets are in it."""
+    return "\n".join(map(reversible, key))
+
+
+def _text(data: Row) -> str | None:
+    """ASCII, which comes back as the same text."""
+    return None if data is None else json.dumps(data, separators=(",", ":"))
+
+
+def _news(rows: Mapping[str, str | None], kept: set[str]) -> dict[str, str | None]:
+    """What the store has to be told: texts, and None for what it has and shall forget."""
+    return {name: text for name, text in rows.items() if text is not None or name in kept}
+
+
+def _take_note(rows: Mapping[str, str | None], kept: set[str]) -> None:
+    """The store has been told."""
+    for name, text in rows.items():
+        if text is None:
             kept.discard(name)
-    return texts
+        else:
+            kept.add(name)

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from itertools import islice
 from typing import assert_never
@@ -20,7 +20,7 @@ from pcscf.config import Config
 from pcscf.guards import Guards
 from pcscf.hep import Mirror
 from pcscf.keylog import KeyLog
-from pcscf.messages import MessageLog, without_keys
+from pcscf.messages import MessageLog, sent_without_keys, without_keys
 from pcscf.nexthop import NextHops
 from pcscf.observe import Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
 from pcscf.proxy import Proxy
@@ -63,6 +63,8 @@ log = logging.getLogger("pcscf")
 STUCK_AFTER = 0.5
 """Seconds after which a challenge has waited for long: the UE may need help."""
 FEW_DESCRIPTORS = "at most %d TCP connections instead of %d (limits.connections): raise the limit of open files"
+AFTER_A_BUG = 1.0
+"""Seconds before the timer rings again that has met a bug."""
 EXPIRATIONS_EVERY = 1.0
 """Seconds between looks at the backstop lifetimes of the backend."""
 
@@ -123,6 +125,10 @@ class Server:
         self._event: Event | None = None
         self._sent = b""
         self._busy = False
+        self._bugs: set[tuple[str, str, int]] = set()
+        """Bugs whose traceback the log has."""
+        self._not_before = 0.0
+        """When the timer may ring next."""
         self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -156,7 +162,7 @@ class Server:
             raise
         loop = asyncio.get_running_loop()
         for fileno in self.backend.filenos():
-            loop.add_reader(fileno, self._move_packets, fileno)
+            loop.add_reader(fileno, self._guarded, self._move_packets, fileno)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
         self._arm()
 
@@ -178,6 +184,8 @@ class Server:
                 handle.cancel()
         await self._resolver.close()
         await self._transport.close()
+        if self._restart is not None:
+            self._restart.save(loop.time(), last=True)
         for fileno in self.backend.filenos():
             loop.remove_reader(fileno)
         if self._store is not None:
@@ -275,7 +283,10 @@ class Server:
         return self.backend.drops()
 
     def handle(self, event: Event) -> None:
-        """Let the proxy take an event and carry out its actions, and those of what they cause."""
+        """Let the proxy take an event and carry out its actions, and those of what they cause.
+
+        Never raises: a bug costs what met it, and nothing that was decided besides.
+        """
         self._events.append(event)
         if self._busy:
             return
@@ -284,27 +295,69 @@ class Server:
             while self._events:
                 event = self._event = self._events.popleft()
                 actions = self._ask(event)
-                if self.registrar.touched or self.proxy.dialogs.touched:
-                    if self._restart is not None:
-                        # First, so that whoever hears of it finds it true after a `kill -9`, too.
-                        self._restart.save(asyncio.get_running_loop().time())
-                    else:  # else it would hold whoever has ever tried to register
-                        self.registrar.touched.clear()
-                        self.proxy.dialogs.touched.clear()
+                if self.registrar.touched or self.proxy.dialogs.touched or (self._restart and self._restart.behind):
+                    # First, so that whoever hears of it finds it true after a `kill -9`, too.
+                    self._guarded(self._save)
                 for action in actions:
-                    self._carry_out(action)
+                    try:
+                        self._carry_out(action)
+                    except Exception as bug:
+                        self._guarded(self._not_done, action, bug)
         finally:
             self._busy = False
-        self._arm()
+            self._guarded(self._arm)
 
     def _ask(self, event: Event) -> list[Action]:
         now = asyncio.get_running_loop().time()
         try:
-            return self.proxy.handle(event, now)
+            actions = self.proxy.handle(event, now)
         except Exception as bug:
-            log.exception("a bug in the proxy; the message that met it is answered 500")
-            self._record(Problem(at=now, flow=None, impi="", detail=f"a bug in the proxy: {type(bug).__name__}"))
-            return self.proxy.apologise(event, now)
+            self._tell(bug, "a bug in the proxy; the message that met it is answered 500")
+            actions = []
+            try:
+                actions = self.proxy.apologise(event, now)
+            except Exception as another:
+                self._tell(another, "a bug in the proxy, while it mended what another has left")
+        if self.proxy.bugs:
+            bugs = self.proxy.bugs.copy()
+            self.proxy.bugs.clear()
+            for each in bugs:
+                self._tell(each, "a bug in the proxy; what else was to be done is done")
+            if isinstance(event, Tick):
+                self._not_before = now + AFTER_A_BUG
+        return actions
+
+    def _save(self) -> None:
+        if self._restart is not None:
+            self._restart.save(asyncio.get_running_loop().time())
+        else:
+            self.registrar.touched.clear()
+            self.proxy.dialogs.touched.clear()
+
+    def _not_done(self, action: Action, bug: Exception) -> None:
+        """An action met a bug. SAs that may be half installed go, and the set is told that it has none."""
+        self._tell(bug, f"a bug while {type(action).__name__} was carried out; the other actions are")
+        if isinstance(action, InstallSecurity):
+            self._events.append(SecurityRefused(action.set_id, f"a bug: {type(bug).__name__}"))
+            self.backend.remove([sa.id for sa in action.sas])
+
+    def _guarded(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do something of which no bug may stop the rest."""
+        try:
+            work(*arguments)
+        except Exception as bug:
+            self._tell(bug, f"a bug in {getattr(work, '__qualname__', work)}; the rest goes on")
+
+    def _tell(self, bug: Exception, words: str) -> None:
+        """Say that there is a bug: with its traceback the first time only, since a peer may bring it about at will."""
+        at = bug.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        place = (type(bug).__name__, at.tb_frame.f_code.co_filename if at else "", at.tb_lineno if at else 0)
+        if place not in self._bugs:
+            self._bugs.add(place)
+            log.error("%s", words, exc_info=bug)
+        self._trouble(f"a bug in the proxy: {type(bug).__name__}")
 
     def _carry_out(self, action: Action) -> None:
         match action:
@@ -325,7 +378,7 @@ class Server:
                     self._events.append(SecurityRefused(set_id, error.strerror or str(error)))
                 else:
                     if self._key_log is not None:
-                        self._key_log.add(sas)
+                        self._guarded(self._key_log.add, sas)
                     self._events.append(SecurityInstalled(set_id))
             case UpdateSecurity(ids, lifetime):
                 try:
@@ -377,10 +430,11 @@ class Server:
         """Keep the text of a message that was just noted: what this turn is about, or what was sent last."""
         if not self.messages.room:
             return
-        text = self._sent
         if seen.incoming:
             assert isinstance(self._event, Received)
             text = without_keys(self._event.message)
+        else:
+            text = sent_without_keys(self._sent)
         self.messages.keep(self.journal.written, text)
         if seen.flow.remote in self.traced:
             logs.write_message(seen, text)
@@ -388,7 +442,10 @@ class Server:
     def _arm(self) -> None:
         """Have one timer set for the earliest deadline; a later one than set is left to the next ring."""
         deadline = self.proxy.deadline
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None:
+            return
+        deadline = max(deadline, self._not_before)
+        if self._timer is not None and self._timer.when() <= deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -404,12 +461,15 @@ class Server:
             self.tally.lag = max(0.0, loop.time() - self._watch.when())
             self.tally.worst_lag = max(self.tally.worst_lag, self.tally.lag)
         self._watch = loop.call_later(EXPIRATIONS_EVERY, self._look_at_expirations)
-        self.guards.look()
-        self._transport.end_idle(self.config.limits.idle_connection)
-        self._tell_left_out()
-        self._look_at_the_stuck()
+        self._guarded(self.guards.look)
+        self._guarded(self._transport.end_idle, self.config.limits.idle_connection)
+        self._guarded(self._tell_left_out)
+        self._guarded(self._look_at_the_stuck)
         if self.proxy.resuming:
             self.handle(Resume())
+        self._guarded(self._look_at_the_backend)
+
+    def _look_at_the_backend(self) -> None:
         try:
             expired = self.backend.expirations()
         except XfrmError as error:
@@ -437,7 +497,7 @@ class Server:
 
     def _on_mirrored_message(self, message: Request | Response, flow: Flow) -> None:
         if self._mirror is not None:
-            self._mirror.received(message, flow)
+            self._guarded(self._mirror.received, message, flow)
         self._on_message(message, flow)
 
     def _on_malformed(self, error: ParseError, flow: Flow) -> None:

@@ -4,7 +4,7 @@ Owns the transactions and the rule of digest A2: what concerns a protected port 
 or not at all. What a message means is for the procedures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, assert_never
 
 from pcscf import routing
@@ -237,7 +237,8 @@ class Signalling:
             del self._connections[sa_set]
         waiting = [each for each in self._on_connection.get(flow, ()) if each.state is State.STARTED]
         for transaction in waiting:
-            self._take(self._transactions.transport_failed(transaction, self._turn.now), None, flow)
+            outputs = self._transactions.transport_failed(transaction, self._turn.now)
+            self._turn.attempt(self._take, outputs, None, flow)
 
     def request(self, request: Request, flow: Flow, user: TransactionUser) -> Transaction[Flow]:
         """Send a request in a client transaction of its own; `user` hears what becomes of it."""
@@ -360,8 +361,22 @@ class Signalling:
         call_id = (message.first("call-id") or "")[:NAME]
         self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id))
 
-    def _take(self, outputs: list[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:
-        """Put on the wire what the transactions want there, and tell their users the rest."""
+    def _take(self, outputs: Iterable[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:
+        """Put on the wire what the transactions want there, and tell their users the rest.
+
+        Raises what a user raises, after the others have heard what is theirs.
+        """
+        rest, failed = iter(outputs), None
+        while True:
+            try:
+                self._hand_out(rest, user, flow)
+                break
+            except Exception as bug:
+                failed = failed or bug
+        if failed is not None:
+            raise failed
+
+    def _hand_out(self, outputs: Iterator[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:
         for output in outputs:
             match output:
                 case Transmit(data, message, way_out):

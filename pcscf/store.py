@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pcscf import PcscfError
+from pcscf.folder import Untrusted, owned_file, private_folder
 
 FILE = "store.sqlite"
 APPLICATION = 0x50435343
 """`PCSC`: SQLite keeps it in the head of the file."""
 VERSION = 1
 TABLES = ("registration", "dialog")
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite makes beside its file."""
 log = logging.getLogger("pcscf")
 
 
@@ -40,9 +43,12 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            private_folder(folder)
+            # SQLite opens by name: nobody else can exchange what was looked at here, since the folder is ours alone.
+            _make(self.path)
+            for each in BESIDE:
+                if (beside := self.path.with_name(f"{FILE}{each}")).is_symlink():
+                    raise Untrusted(f"{beside} is a link; remove it")
         except OSError as error:
             raise StoreError(
                 f"store {self.path}: {error.strerror}; set `state` to a place you may write, or store.enabled = false"
@@ -57,9 +63,13 @@ class Store:
             raise StoreError(f"store {self.path}: {error}; does another P-CSCF use it?") from error
         except (sqlite3.DatabaseError, _Foreign) as error:
             aside = self.path.with_name(f"{FILE}.{time.strftime('%Y%m%d-%H%M%S')}.aside")
-            self.path.rename(aside)
-            for each in ("-wal", "-shm"):
-                self.path.with_name(f"{FILE}{each}").unlink(missing_ok=True)
+            try:
+                self.path.rename(aside)
+                for each in BESIDE:
+                    self.path.with_name(f"{FILE}{each}").unlink(missing_ok=True)
+                _make(self.path)
+            except OSError as failure:
+                raise StoreError(f"store {self.path}: {error}, and {failure.strerror}") from failure
             told = "store %s cannot be used (%s); it is set aside as %s, phones must register again"
             log.warning(told, self.path, error, aside)
         try:
@@ -70,6 +80,7 @@ class Store:
     def _open(self) -> tuple[sqlite3.Connection, Stored]:
         """Raises sqlite3.Error, _Foreign."""
         database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+        database.text_factory = _text  # one row that is no UTF-8 is not to cost the others
         try:
             # Nobody else reads or writes while we live; the lock goes with the process.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -103,28 +114,59 @@ class Store:
         stored, self._stored = self._stored, Stored({}, {})
         return stored
 
-    def write(self, registrations: Mapping[str, str | None], dialogs: Mapping[str, str | None]) -> None:
-        """Keep these texts, forget those that are None. A disk that is full is told of once."""
+    def write(self, registrations: Mapping[str, str | None], dialogs: Mapping[str, str | None]) -> bool:
+        """Keep these texts, forget those that are None: all of it, or nothing and False. Told of once, as a full disk.
+
+        A single text that cannot be stored is left out.
+        """
         database = self._database
         try:
             database.execute("BEGIN")
             for table, rows in zip(TABLES, (registrations, dialogs), strict=True):
                 for name, body in rows.items():
-                    if body is None:
-                        database.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
-                    else:
-                        database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, body))
+                    try:
+                        _put(database, table, name, body)
+                    except (sqlite3.DataError, UnicodeError, OverflowError) as error:
+                        self._complain(error)
             database.execute("COMMIT")
-            self._complained = False
         except sqlite3.Error as error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            if not self._complained:
-                log.warning("store %s: %s; what happens now does not survive a restart", self.path, error)
-            self._complained = True
+            self._complain(error)
+            with contextlib.suppress(sqlite3.Error):
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+            return False
+        self._complained = False
+        return True
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            log.warning("store %s: %s; what happens now does not survive a restart", self.path, error)
+        self._complained = True
 
     def close(self) -> None:
         self._database.close()
+
+
+def _make(path: Path) -> None:
+    """An empty file, or what is there, for us alone. Raises OSError."""
+    descriptor = owned_file(path, os.O_RDWR | os.O_CREAT, secret=False)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _put(database: sqlite3.Connection, table: str, name: str, body: str | None) -> None:
+    if body is None:
+        # As octets: a damaged name may be no text.
+        octets = name.encode("utf-8", "surrogateescape")
+        database.execute(f"DELETE FROM {table} WHERE name = CAST(? AS TEXT)", (octets,))
+    else:
+        database.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, body))
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
 
 
 class _Foreign(Exception):

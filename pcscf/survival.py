@@ -1,10 +1,13 @@
 """What outlives the process, as plain data: registrations with their established sets, and confirmed dialogs.
 
-No key is in it: the kernel keeps those. Times are seconds since the epoch there and of the core's clock here; `epoch`
+What is read back may be damaged, or somebody's who wants harm: only what this could have written is taken. No key is in
+it: the kernel keeps those. Times are seconds since the epoch there and of the core's clock here; `epoch`
 is what was since the epoch when that clock was 0.
 """
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -14,6 +17,15 @@ from pcscf.registration import ESTABLISHED, Binding, ContactKey, Registration, S
 from pcscf.security import Chosen, Parameters, Proposal
 from pcscf.vocabulary import Flow, Interface
 from xfrm.algorithms import Pair
+from xfrm.model import IPAddress
+
+Unwanted = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What reading damaged data raises."""
+LATEST = float(1 << 33)
+"""Seconds since the epoch; no time is later."""
+LOWEST_SPI = 256
+_UNSENDABLE = re.compile("[\r\n\0\ud800-\udc7f\udd00-\udfff]")
+"""What no header line can hold: line breaks, NUL, and surrogates that stand for no octet."""
 
 
 class Unreadable(ValueError):
@@ -66,37 +78,41 @@ def registration_from(data: Mapping[str, Any], epoch: float) -> Registration:
     """A contact as it was. Raises Unreadable."""
     try:
         made = Registration(
-            key=ContactKey(_text(data["impi"]), ip_address(data["address"]), _text(data["instance"])),
+            key=ContactKey(_text(data["impi"]), _address(data["address"]), _text(data["instance"])),
             path_token=_text(data["token"]),
             path_uri=_text(data["path"]),
             contact=_text(data["contact"]),
-            service_route=tuple(map(_text, data["route"])),
-            last_port_pc=int(data["port_pc"]),
-            to_challenge=bool(data["to_challenge"]),
+            service_route=_texts(data["route"]),
+            last_port_pc=_whole(data["port_pc"], 0, 0xFFFF),
+            to_challenge=_flag(data["to_challenge"]),
             clear=_flow(data["clear"]) if data["clear"] is not None else None,
         )
-        for impu, expires, uris in data["bindings"]:
-            binding = Binding(expires=float(expires) - epoch, associated_uris=tuple(map(_text, uris)))
-            made.bindings[_text(impu)] = binding
-        made.sets.extend(_set_from(each, made, epoch) for each in data["sets"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        for impu, expires, uris in _list(data["bindings"]):
+            binding = Binding(expires=_time(expires) - epoch, associated_uris=_texts(uris))
+            if made.bindings.setdefault(_text(impu), binding) is not binding:
+                raise ValueError("an identity is there twice")
+        made.sets.extend(_set_from(each, made, epoch) for each in _list(data["sets"]))
+    except Unwanted as error:
         raise Unreadable(f"{type(error).__name__}: {error}") from error
     return made
 
 
 def _set_from(data: Mapping[str, Any], registration: Registration, epoch: float) -> SaSet:
-    ue, pcscf, *numbers = data["ends"]
-    port_uc, port_us, port_pc, port_ps, spi_uc, spi_us, spi_pc, spi_ps = map(int, numbers)
+    ue, pcscf, *numbers = _list(data["ends"])
+    port_uc, port_us, port_pc, port_ps = (_whole(each, 1, 0xFFFF) for each in numbers[:4])
+    spi_uc, spi_us, spi_pc, spi_ps = (_whole(each, LOWEST_SPI, 0xFFFF_FFFF) for each in numbers[4:])
+    if _address(ue) != registration.key.address or _address(pcscf).version != _address(ue).version:
+        raise ValueError("a set of another address")
     state = SetState(data["state"])
     if state not in ESTABLISHED:
         raise ValueError(f"a set that is {state.value}")
-    pairs = tuple(map(Pair.parse, data["pairs"]))
+    pairs = tuple(map(Pair.parse, _list(data["pairs"])))
     return SaSet(
-        id=int(data["id"]),
+        id=_whole(data["id"], 1, 1 << 53),
         registration=registration,
         state=state,
         parameters=Parameters(
-            ue=ip_address(ue), pcscf=ip_address(pcscf), port_uc=port_uc, port_us=port_us, port_pc=port_pc,
+            ue=_address(ue), pcscf=_address(pcscf), port_uc=port_uc, port_us=port_us, port_pc=port_pc,
             port_ps=port_ps, spi_uc=spi_uc, spi_us=spi_us, spi_pc=spi_pc, spi_ps=spi_ps,
         ),
         proposal=Proposal(
@@ -104,14 +120,14 @@ def _set_from(data: Mapping[str, Any], registration: Registration, epoch: float)
         ),
         chosen=Chosen(
             pair=Pair.parse(data["chosen"]),
-            offered=tuple(map(Pair.parse, data["offered"])),
-            preference=tuple(map(Pair.parse, data["preference"])),
+            offered=tuple(map(Pair.parse, _list(data["offered"]))),
+            preference=tuple(map(Pair.parse, _list(data["preference"]))),
         ),
         security_server=_text(data["server"]),
         impu=_text(data["impu"]),
         nonce=_text(data["nonce"]),
-        expires=float(data["expires"]) - epoch,
-        made=float(data["made"]) - epoch,
+        expires=_time(data["expires"]) - epoch,
+        made=_time(data["made"]) - epoch,
     )  # fmt: skip
 
 
@@ -135,14 +151,14 @@ def dialog_from(data: Mapping[str, Any], registrations: Mapping[str, Registratio
         if registration is None:
             return None
         return Dialog(
-            key=DialogKey(*map(_text, data["key"])),
+            key=DialogKey(*_texts(data["key"])),
             registration=registration,
-            route=tuple(map(_text, data["route"])),
-            usages={Usage(value) for value in data["usages"]},
+            route=_texts(data["route"]),
+            usages={Usage(value) for value in _list(data["usages"])},
             early=False,
-            expires=math.inf if data["expires"] is None else float(data["expires"]) - epoch,
+            expires=math.inf if data["expires"] is None else _time(data["expires"]) - epoch,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Unwanted as error:
         raise Unreadable(f"{type(error).__name__}: {error}") from error
 
 
@@ -150,10 +166,61 @@ def _wall(at: float, epoch: float) -> float:
     return round(at + epoch, 3)
 
 
+def read(text: str) -> Any:
+    """The data of a stored text. Raises Unreadable."""
+    try:
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
+    except Unwanted as error:
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name is there twice")
+    return made
+
+
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+    if not isinstance(value, str) or _UNSENDABLE.search(value):
+        raise TypeError("no text of a message")
     return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("no list")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(_text, _list(value)))
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
+def _whole(value: object, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"no whole number from {least} to {most}")
+    return value
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LATEST:
+        raise ValueError("no time")
+    return float(value)
+
+
+def _address(value: object) -> IPAddress:
+    return ip_address(_text(value))
 
 
 def _of_flow(flow: Flow) -> list[Any]:
@@ -162,10 +229,15 @@ def _of_flow(flow: Flow) -> list[Any]:
     ]  # fmt: skip
 
 
-def _flow(data: list[Any]) -> Flow:
-    transport, interface, local, local_port, remote, remote_port = data
+def _flow(data: object) -> Flow:
+    transport, interface, local, local_port, remote, remote_port = _list(data)
     if transport not in ("UDP", "TCP"):
         raise ValueError(f"transport {transport!r}")
     return Flow(
-        transport, Interface(interface), ip_address(local), int(local_port), ip_address(remote), int(remote_port)
+        transport,
+        Interface(interface),
+        _address(local),
+        _whole(local_port, 1, 0xFFFF),
+        _address(remote),
+        _whole(remote_port, 1, 0xFFFF),
     )

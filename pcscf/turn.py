@@ -5,6 +5,7 @@ Shared by the procedures of one `Proxy`, so that each adds to the same ordered l
 
 from collections.abc import Callable
 from hashlib import blake2s
+from typing import ParamSpec
 
 from pcscf.observe import NAME, Problem, ProblemKind, Record
 from pcscf.sip.message import Request, Response
@@ -17,6 +18,7 @@ USUAL_KINDS = {
     Interface.GM_PROTECTED: ProblemKind.REFUSED,
     Interface.MW: ProblemKind.CORE,
 }
+P = ParamSpec("P")
 
 
 class Turn:
@@ -31,6 +33,8 @@ class Turn:
         self._pool = b""
         self._secret = random_octets(32)
         self._actions: list[Action] = []
+        self.bugs: list[Exception] = []
+        """What `attempt` has met since somebody emptied this."""
 
     def begin(self, now: float) -> list[Action]:
         """Start over at `now`; the list returned fills as the turn goes on."""
@@ -38,6 +42,23 @@ class Turn:
         self.message = None
         self._actions = []
         return self._actions
+
+    @property
+    def decided(self) -> list[Action]:
+        """What this turn has come to until now."""
+        return self._actions
+
+    def attempt(self, work: Callable[P, object], *arguments: P.args, **more: P.kwargs) -> bool:
+        """Do one of several things that have nothing to do with each other; False: a bug was in the way of this one.
+
+        What was decided before it stays decided, and the others are done.
+        """
+        try:
+            work(*arguments, **more)
+        except Exception as bug:
+            self.bugs.append(bug)
+            return False
+        return True
 
     def do(self, action: Action) -> None:
         self._actions.append(action)

@@ -14,12 +14,12 @@ import stat
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
-from math import inf
+from math import inf, isfinite, isnan
 from pathlib import Path
 from time import monotonic
 from typing import Final, NamedTuple
 
-from xfrm.algorithms import Encryption, Integrity
+from xfrm.algorithms import ENCRYPTION, INTEGRITY, VALID_PAIRS, Encryption, Integrity, Pair
 from xfrm.model import Key, Sa, Selector, XfrmError
 
 MAGIC: Final = b"pcscfSA1"
@@ -100,6 +100,7 @@ class Kept:
         yield from sorted(resumed, key=lambda each: each.added)
 
     def _read(self, slot: int) -> Resumed:
+        """Raises ValueError for what `add` and its like never wrote."""
         sequence, packets, octets, last_used = _MOVING.unpack_from(self._map, slot)
         deadline, lifetime = _ENDING.unpack_from(self._map, slot + _ENDING_AT)
         (
@@ -121,6 +122,9 @@ class Kept:
             lifetime=lifetime,
             replay_window=window,
         )
+        _check(sa)
+        if isnan(deadline) or not isfinite(added) or isnan(last_used) or sequence >= 1 << 32 or inbound > 1:
+            raise ValueError("times or numbers that no SA has")
         used = None if last_used == inf else last_used
         return Resumed(slot, sa, bool(inbound), added, deadline, sequence, packets, octets, used)
 
@@ -166,3 +170,15 @@ class Kept:
             self.path.unlink(missing_ok=True)
         self._map.close()
         os.close(self._file)
+
+
+def _check(sa: Sa) -> None:
+    """Raises ValueError for an SA that cannot be: damaged octets."""
+    integrity, ends = INTEGRITY[sa.integrity], sa.selector
+    if (
+        Pair(sa.integrity, sa.encryption) not in VALID_PAIRS
+        or len(sa.integrity_key) != (integrity.key if integrity is not None else 0)
+        or len(sa.encryption_key) != ENCRYPTION[sa.encryption].key
+        or not (ends.source_port and ends.destination_port and sa.spi and sa.replay_window)
+    ):
+        raise ValueError("what stands there is no SA")

@@ -24,7 +24,7 @@ from xfrm import guard
 from xfrm.divert import TCP, UDP, Divert, missing
 from xfrm.esp import IntegrityFailure, Malformed, Opener, Replayed, Sealer, SequenceExhausted
 from xfrm.kept import Kept, Resumed
-from xfrm.model import BackendUnavailable, IPAddress, KernelError, Loss, PortRange, Sa, SaId, SaRecord
+from xfrm.model import BackendUnavailable, IPAddress, KernelError, Loss, PortRange, Sa, SaId, SaRecord, XfrmError
 
 PACKETS_PER_CALL: Final = 64
 LOWEST_SPI: Final = 256
@@ -342,8 +342,9 @@ class Userspace:
         ends: dict[SaId, float] = {}
         for left in self._kept.earlier():
             sa, association = left.sa, None
-            if sa.id in wanted:
-                with contextlib.suppress(ValueError):  # damaged, so that its keys do not fit its algorithms
+            if sa.id in wanted and sa.id not in ends:
+                # Damaged: its keys do not fit its algorithms, or its addresses are none of this host.
+                with contextlib.suppress(ValueError, XfrmError):
                     association = (
                         _Inbound(sa, left.added, self._gateway(sa.selector.destination))
                         if left.inbound

@@ -5,17 +5,22 @@ No cookies: a browser sends nothing of its own accord, so that a page elsewhere 
 
 import hmac
 import os
+import re
 import secrets
-import stat
 from collections.abc import Sequence
 from enum import IntEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from pcscf import PcscfError
 from pcscf.admin.problem import Refused
+from pcscf.folder import owned_file, private_folder
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 
 
 class AccessError(PcscfError):
@@ -44,6 +49,40 @@ class Access(Protocol):
         """Raises Refused: 401, 403."""
 
 
+class Hosts:
+    """Under which names a browser may come. Whoever owns another name can point it here: DNS rebinding.
+
+    An address cannot be pointed elsewhere, nor can `localhost`; of the rest those of the operator's origins are good.
+    """
+
+    def __init__(self, origins: Sequence[str] = ()) -> None:
+        self._names = {"localhost", *(urlsplit(each).hostname or "" for each in origins)} - {""}
+
+    def admit(self, request: web.Request) -> None:
+        """Raises Refused: 421 for a request to a name that is not ours."""
+        given = request.headers.getall("Host", [])
+        if len(given) != 1 or not self._is_ours(given[0]):
+            named = (
+                f"is not called {given[0][:100]}" if len(given) == 1 else "needs to know under which name it is asked"
+            )
+            raise Refused(
+                421, f"this API {named}; ask it by address, or put the origin of that name into admin.origins"
+            )
+
+    def _is_ours(self, given: str) -> bool:
+        found = _HOST.fullmatch(given)
+        if found is None:
+            return False
+        host = found[1].lower()
+        if host in self._names:
+            return True
+        try:
+            ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
+
+
 class OwnerOnly:
     """For the control socket, which the file system lets nobody else open."""
 
@@ -57,7 +96,7 @@ class Tokens:
     def __init__(self, folder: Path, origins: Sequence[str] = ()) -> None:
         """Raises AccessError."""
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
             self._tokens = {scope: _token(folder / scope.file) for scope in Scope}
         except OSError as error:
             raise AccessError(
@@ -86,10 +125,11 @@ def _token(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            descriptor = owned_file(path, os.O_RDONLY)
+        except OSError as error:
+            raise AccessError(f"token {path}: {error.strerror}") from None
         with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
-            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise AccessError(f"token {path}: others may read it; chmod 600 {path}") from None
             found = file.readline().strip()
         if len(found) < 32:
             raise AccessError(f"token {path}: too short to be one; remove it, and it is made anew") from None

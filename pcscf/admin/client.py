@@ -11,6 +11,7 @@ from yarl import URL
 
 from pcscf import PcscfError
 from pcscf.admin.views import ExplanationRow, Hops, JournalRow, RegistrationRow, SaRow, Status
+from pcscf.printable import printable
 
 ANSWER_WITHIN = 10.0
 LARGEST_PAGE = 5000
@@ -49,7 +50,9 @@ class ControlClient:
 
     async def explain(self, ue: str) -> ExplanationRow:
         """Where the registration of a UE is, and why. A UE that is not known raises ClientError, too."""
-        return ExplanationRow.model_validate_json(await self._get(f"/api/ues/{quote(ue, safe='')}/explanation"))
+        return ExplanationRow.model_validate_json(
+            await self._get(f"/api/ues/{quote(printable(ue), safe='')}/explanation")
+        )
 
     async def keys(self) -> str:
         """The lines of Wireshark's esp_sa; refused unless keys are exported."""
@@ -67,7 +70,7 @@ class ControlClient:
         """Take a next hop out of use, or back. A name that is none raises ClientError, too."""
         try:
             body = json.dumps({"enabled": enabled}).encode()
-            await self._ask("PUT", f"/api/hops/{quote(name, safe='')}", body)
+            await self._ask("PUT", f"/api/hops/{quote(printable(name), safe='')}", body)
         except ClientError as error:
             if error.status == 404:
                 raise ClientError(f"no next hop {name}; `pcscf hops` shows their names") from error

@@ -9,6 +9,7 @@ from pcscf import PcscfError
 from pcscf.admin.access import OwnerOnly
 from pcscf.admin.api import Service, application
 from pcscf.admin.operations import OPERATIONS
+from pcscf.folder import private_folder
 from pcscf.unixsocket import clear_way
 
 
@@ -28,7 +29,7 @@ class Control:
         """Listen with mode 0600. Raises ControlError: another instance listens there, or the place is not writable."""
         path = self._path
         try:
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            private_folder(path.parent, mode=0o750)
             clear_way(path)
             await self._runner.setup()
             mask = os.umask(0o177)

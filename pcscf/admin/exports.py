@@ -17,6 +17,7 @@ from pcscf.capture.page import page
 from pcscf.capture.sip import Seen
 from pcscf.capture.trace import Flow
 from pcscf.observe import MessageSeen
+from pcscf.printable import printable
 from pcscf.sip.parse import ParseError, parse
 from pcscf.vocabulary import Interface as Side
 from xfrm.model import IPAddress
@@ -41,7 +42,9 @@ class Kept(NamedTuple):
 def pcapng(ue: str, messages: Sequence[Kept]) -> bytes:
     """The messages of a UE as a capture file."""
     stream = io.BytesIO()
-    interface = Interface(link=UPPER_PDU, name="pcscf", description=f"SIP of {ue}, as the P-CSCF saw it opened")
+    interface = Interface(
+        link=UPPER_PDU, name="pcscf", description=f"SIP of {printable(ue)}, as the P-CSCF saw it opened"
+    )
     writer = Writer(stream, [interface])
     for each in messages:
         spi = each.seen.spi

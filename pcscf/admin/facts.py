@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pcscf.admin.views import CauseRow, ExplanationRow, Inside, StepRow
 from pcscf.explain import Facts, SetFacts, Step, explain
 from pcscf.observe import Attempt, MessageSeen, Problem, Record, RegistrationChanged, SetChanged, SetEvent
+from pcscf.printable import printable
 from pcscf.registration import Registration, SaSet
 from pcscf.vocabulary import Interface
 from pcscf.witness import Kind
@@ -66,7 +67,10 @@ def find(inside: Inside, ue: str) -> tuple[str, IPAddress]:
         return exact
     with suppress(ValueError):
         ue = str(ip_address(ue))
-    for fits in (lambda name: name == ue, lambda name: _user(name) == ue):
+    ue = printable(ue)  # as whoever asks has read it
+    if tilde and (shown := [key for key in known if f"{printable(key[0])}~{key[1]}" == ue]):
+        return shown[-1]
+    for fits in (lambda name: printable(name) == ue, lambda name: printable(_user(name)) == ue):
         found = [key for key, names in known.items() if any(map(fits, names))]
         if found:
             return found[-1]  # the latest to register

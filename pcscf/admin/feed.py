@@ -5,6 +5,7 @@ Each client has a bounded queue. One that reads too slowly loses the oldest and 
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from pcscf.admin.views import KINDS, Inside, as_json, kind_of
 from pcscf.observe import Attempt, MessageSeen, Record, RegistrationChanged, SetChanged
 from xfrm.model import IPAddress
 
+log = logging.getLogger("pcscf")
 EVERY = 0.1
 """Seconds between two looks at the journal."""
 QUEUE = 1000
@@ -127,8 +129,11 @@ class Feed:
         while True:
             await asyncio.sleep(EVERY)
             if journal.written > number:
-                self._tell(journal.after(number))
-                number = journal.written
+                records, number = journal.after(number), journal.written
+                try:
+                    self._tell(records)
+                except Exception:
+                    log.exception("a bug in the event stream; records until %d are missing in it", number)
             if samples and samples[-1] is not shown:
                 shown = samples[-1]
                 event = encode("sample", shown.model_dump(mode="json"))

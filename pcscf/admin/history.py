@@ -1,6 +1,7 @@
 """The last minutes in numbers, one sample a second, so that a chart has a past when somebody opens it."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from pcscf.admin.views import Inside
 from xfrm.model import XfrmError
 
+log = logging.getLogger("pcscf")
 EVERY = 1.0
 KEPT = 600
 
@@ -62,7 +64,10 @@ class History:
         while True:
             with suppress(OSError):  # what was known stays; its own trouble is told elsewhere
                 self._drops = self._inside.drops()
-            self.samples.append(self._sample())
+            try:
+                self.samples.append(self._sample())
+            except Exception:
+                log.exception("a bug in the samples; one is missing")
             await asyncio.sleep(EVERY)
 
     def _sample(self) -> Sample:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pcscf import PcscfError
 from pcscf.arguments import add_command, add_control, add_json
+from pcscf.printable import printable
 
 
 def add_keys_command(commands: Any) -> None:
@@ -39,7 +40,7 @@ def _keys(options: argparse.Namespace) -> int:
     text = _text(options)
     found, complaints = read(text)
     for complaint in complaints:
-        print(f"pcscf: {options.keys}: {complaint}", file=sys.stderr)
+        print(f"pcscf: {options.keys}: {printable(complaint)}", file=sys.stderr)
     if options.profile is not None:
         made = profile(options.profile, os.environ)
         try:

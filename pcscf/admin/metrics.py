@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from pcscf.admin.feed import Feed
 from pcscf.admin.views import Inside
+from pcscf.printable import printable
 from pcscf.registration import SetState
 from pcscf.tally import Latency
 from xfrm.model import XfrmError
@@ -118,14 +119,14 @@ def _gauge(name: str, told: str, value: float) -> Metric:
 def _gauges(name: str, told: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
     made = GaugeMetricFamily(name, told, labels=labels)
     for values, value in rows:
-        made.add_metric(values, value)
+        made.add_metric(tuple(map(printable, values)), value)
     return made
 
 
 def _counter(name: str, told: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
     made = CounterMetricFamily(name, told, labels=labels)
     for values, value in rows:
-        made.add_metric(values, value)
+        made.add_metric(tuple(map(printable, values)), value)
     return made
 
 

@@ -20,6 +20,7 @@ TOLD = {
     409: "It cannot be done as things are.",
     413: "The body is too large.",
     415: "The body is not JSON.",
+    421: "Asked under a name that is not ours: see admin.origins.",
     503: "It cannot be told or done now.",
 }
 
@@ -68,7 +69,7 @@ def _described(operation: Operation, schema: Any) -> dict[str, Any]:
     else:
         content = {"schema": schema} if schema is not None else {"schema": {"type": "string"}}
         answers["200"] = {"description": operation.summary, "content": dict.fromkeys(operation.media, content)}
-    statuses = {400, *operation.errors}
+    statuses = {400, 421, *operation.errors}
     if operation.scope is not None:
         statuses |= {401, 403}
     if operation.body is not None:

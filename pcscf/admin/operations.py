@@ -31,6 +31,7 @@ from pcscf.admin.views import (
 )
 from pcscf.hops import HopState
 from pcscf.observe import MessageSeen, Record
+from pcscf.printable import printable, printable_data, printable_message
 from pcscf.registration import Registration
 from pcscf.vocabulary import Order, Ordered
 from xfrm.model import IPAddress
@@ -145,7 +146,7 @@ def _ready(call: Call) -> Health:
 
 
 def _configuration(call: Call) -> dict[str, Any]:
-    values: dict[str, Any] = call.inside.config.model_dump(mode="json")
+    values: dict[str, Any] = printable_data(call.inside.config.model_dump(mode="json"))
     return values
 
 
@@ -171,9 +172,9 @@ def _fits(each: Registration, query: RegistrationQuery) -> bool:
     word = query.search.lower()
     key = each.key
     return (
-        word in key.impi.lower()
+        word in printable(key.impi).lower()
         or word in str(key.address)
-        or any(word in value.lower() for value in each.associated_uris)
+        or any(word in printable(value).lower() for value in each.associated_uris)
     )
 
 
@@ -223,7 +224,7 @@ def _message(call: Call) -> Message:
     text = call.inside.messages.find(number)
     if text is None or all(number != each for each, _ in _records(call, *_named(call))):
         raise Refused(404, f"record {number} is no message of this UE, or its text is kept no more")
-    return Message(number=number, text=text.decode("utf-8", "replace"))
+    return Message(number=number, text=printable_message(text))
 
 
 def _trace(call: Call) -> web.Response:
@@ -234,7 +235,7 @@ def _trace(call: Call) -> web.Response:
         for number, record in _records(call, impi, address)
         if isinstance(record, MessageSeen) and (text := call.inside.messages.find(number)) is not None
     ]
-    name = re.sub(r"[^\w.-]+", "_", f"{impi.partition('@')[0]}-{address}")
+    name = re.sub(r"(?a)[^\w.-]+", "_", f"{impi.partition('@')[0]}-{address}")
     if call.query.form == "html":
         page = exports.html(f"{impi} at {address}", kept)
         return _download(page.encode(), "text/html", f"{name}.html", charset="utf-8")

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from aiohttp import web
 from pydantic import BaseModel
 
+from pcscf.printable import printable
 from xfrm.model import XfrmError
 
 MEDIA = "application/problem+json"
@@ -31,7 +32,7 @@ class Refused(Exception):
 
 def response(status: int, detail: str) -> web.Response:
     """Problem details as an answer."""
-    told = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    told = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=printable(detail))
     headers = {"WWW-Authenticate": 'Bearer realm="pcscf"'} if status == 401 else {}
     return web.Response(status=status, text=told.model_dump_json(), content_type=MEDIA, headers=headers)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from pcscf.admin.views import HopRow, SaRow
@@ -43,7 +44,7 @@ def hop_table(rows: Sequence[HopRow]) -> Table:
     colours = {"active": "green", "probing": "yellow", "inactive": "red", "disabled": "red"}
     for row in rows:
         table.add_row(
-            row.name,
+            escape(row.name),
             str(row.priority),
             str(row.weight),
             f"[{colours[row.state]}]{row.state}[/]",

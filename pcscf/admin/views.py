@@ -3,15 +3,17 @@
 A journal record travels as its kind and its fields.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, model_validator
 
 from pcscf.messages import MessageLog
 from pcscf.nexthop import NextHops
 from pcscf.observe import Attempt, Journal, MessageSeen, Problem, Record, RegistrationChanged, SetChanged, describe
+from pcscf.printable import printable_data
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
 from pcscf.tally import Tally
@@ -65,7 +67,16 @@ class Inside(Protocol):
     def witness(self) -> Witness: ...
 
 
-class Status(BaseModel):
+class Row(BaseModel):
+    """What goes to people and programs: every text in it is printable, whoever made it, on both sides of the API."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def printable(cls, data: Any) -> Any:
+        return printable_data(data)
+
+
+class Status(Row):
     """The instance and its backend."""
 
     version: str
@@ -91,7 +102,7 @@ class Status(BaseModel):
     """Why protected ports are not served."""
 
 
-class SaRow(BaseModel):
+class SaRow(Row):
     """One live SA. `state` is that of its set. Times are seconds; `idle` since its last use."""
 
     set_id: int
@@ -113,7 +124,7 @@ class SaRow(BaseModel):
     idle: float | None
 
 
-class RegistrationRow(BaseModel):
+class RegistrationRow(Row):
     """One registration. `why` says why its algorithms were chosen."""
 
     ue: str
@@ -137,7 +148,7 @@ class RegistrationRow(BaseModel):
     """Its next REGISTER will be challenged: the operator wants it."""
 
 
-class SetRow(BaseModel):
+class SetRow(Row):
     """A set of four SAs. `age` and `expires_in` are seconds; `why` says why its algorithms were chosen."""
 
     id: int
@@ -150,7 +161,7 @@ class SetRow(BaseModel):
     sas: list[SaRow]
 
 
-class UeRow(BaseModel):
+class UeRow(Row):
     """One UE. `registration` is null when only the journal knows it any more; `traced`: its messages are logged."""
 
     ue: str
@@ -161,7 +172,7 @@ class UeRow(BaseModel):
     traced: bool
 
 
-class LadderRow(BaseModel):
+class LadderRow(Row):
     """A step of a ladder. `at` is seconds since the epoch; hosts are `ue`, `pcscf` and `core`, "" for no message.
 
     `way`: esp or clear. `whole`: the text of the message is kept.
@@ -182,7 +193,7 @@ class LadderRow(BaseModel):
     whole: bool = False
 
 
-class CauseRow(BaseModel):
+class CauseRow(Row):
     """One cause and what to do about it; `verdict` is a word for scripts."""
 
     verdict: str
@@ -190,14 +201,14 @@ class CauseRow(BaseModel):
     advice: str
 
 
-class StepRow(BaseModel):
+class StepRow(Row):
     """A step of a registration; `at` is seconds after its REGISTER, None if it was not reached."""
 
     text: str
     at: float | None
 
 
-class ExplanationRow(BaseModel):
+class ExplanationRow(Row):
     """Where a registration is, and why."""
 
     impi: str
@@ -211,7 +222,7 @@ class ExplanationRow(BaseModel):
     evidence: list[str]
 
 
-class HopRow(BaseModel):
+class HopRow(Row):
     """One next hop toward the core. `since`: seconds in its state; `words`: what was last heard of it."""
 
     name: str
@@ -229,7 +240,7 @@ class HopRow(BaseModel):
     probes_failed: int
 
 
-class NameRow(BaseModel):
+class NameRow(Row):
     """A name and the servers that the DNS gave for it; with an error they are those of the last good answer."""
 
     name: str
@@ -238,14 +249,14 @@ class NameRow(BaseModel):
     expires_in: float
 
 
-class Hops(BaseModel):
+class Hops(Row):
     """Where requests toward the core can go."""
 
     hops: list[HopRow]
     names: list[NameRow]
 
 
-class JournalRow(BaseModel):
+class JournalRow(Row):
     """A journal record with its running number."""
 
     number: int
@@ -410,7 +421,8 @@ def kind_of(record: Record) -> str:
 
 def as_json(record: Record) -> bytes:
     """The fields of a record."""
-    return _ADAPTERS[kind_of(record)].dump_json(record)
+    fields = _ADAPTERS[kind_of(record)].dump_python(record, mode="json")
+    return json.dumps(printable_data(fields), separators=(",", ":")).encode()
 
 
 def journal_row(number: int, record: Record) -> JournalRow:

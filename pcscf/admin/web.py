@@ -1,18 +1,18 @@
-"""The API and the page for operators on a TCP port, behind tokens."""
+"""The API and the page for operators on a TCP port, behind tokens, under names of ours, and never for phones."""
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 from importlib.resources import files
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from aiohttp import web
 
 from pcscf import PcscfError, service
-from pcscf.admin.access import Access
+from pcscf.admin.access import Access, Hosts
 from pcscf.admin.api import Service, application
 from pcscf.admin.operations import OPERATIONS
-from xfrm.model import bracketed
+from xfrm.model import IPAddress, bracketed
 
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -42,15 +42,18 @@ IDLE = 75.0
 class Site(web.BaseSite):
     """Serves on a listening socket, with no more connections than the P-CSCF can spare descriptors for.
 
-    aiohttp bounds neither their number nor the time until the first request.
+    aiohttp bounds neither their number nor the time until the first request. `refused`: as of `Web`.
     """
 
-    __slots__ = ("_busy", "_socket")
+    __slots__ = ("_busy", "_refused", "_socket")
 
-    def __init__(self, runner: web.AppRunner, listening: socket.socket, busy: Set[object]) -> None:
+    def __init__(
+        self, runner: web.AppRunner, listening: socket.socket, busy: Set[object], refused: Collection[IPAddress]
+    ) -> None:
         super().__init__(runner)
         self._socket = listening
         self._busy = busy
+        self._refused = refused
 
     @property
     def name(self) -> str:
@@ -58,7 +61,10 @@ class Site(web.BaseSite):
 
     async def start(self) -> None:
         await super().start()
-        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=self._socket)
+        self._server = await asyncio.get_running_loop().create_server(self._at_the_door, sock=self._socket)
+
+    def _at_the_door(self) -> asyncio.Protocol:
+        return _Door(self._connection, self._refused)
 
     def _connection(self) -> asyncio.Protocol:
         server = self._runner.server
@@ -84,12 +90,28 @@ class WebError(PcscfError):
 
 
 class Web:
-    """Serves on one address and port, or on the socket that a service manager gives. `start`, then `stop`."""
+    """Serves on one address and port, or on the socket that a service manager gives. `start`, then `stop`.
 
-    def __init__(self, work: Service, access: Access, address: IPv4Address | IPv6Address, port: int) -> None:
+    `origins`: their hosts are names of ours. `refused`: own addresses at which nobody is served, as those of Gm where
+    it listens on all.
+    """
+
+    def __init__(
+        self,
+        work: Service,
+        access: Access,
+        address: IPv4Address | IPv6Address,
+        port: int,
+        *,
+        origins: Sequence[str] = (),
+        refused: Collection[IPAddress] = (),
+    ) -> None:
         self._address = address
         self._port = port
+        self._refused = frozenset(refused)
+        self._hosts = Hosts(origins)
         app = application(work, access, OPERATIONS)
+        app.middlewares.append(self._under_our_name)
         for path, (name, media) in PAGE.items():
             app.router.add_get(path, _file(name, media))
         self._busy: set[object] = set()
@@ -109,7 +131,7 @@ class Web:
             family = socket.AF_INET if self._address.version == 4 else socket.AF_INET6
             place = (str(self._address), self._port)
             listening = service.listening_socket() or socket.create_server(place, family=family)
-            await Site(self._runner, listening, self._busy).start()
+            await Site(self._runner, listening, self._busy, self._refused).start()
         except OSError as error:
             await self._runner.cleanup()
             raise WebError(
@@ -129,6 +151,39 @@ class Web:
             return await handler(request)
         finally:
             self._busy.discard(request.protocol)
+
+    @web.middleware
+    async def _under_our_name(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._hosts.admit(request)
+        return await handler(request)
+
+
+class _Door(asyncio.Protocol):
+    """Looks at which address of ours a connection has come to, before a byte of it is read."""
+
+    def __init__(self, admitted: Callable[[], asyncio.BaseProtocol], refused: Collection[IPAddress]) -> None:
+        self._admitted = admitted
+        self._refused = refused
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if _own_address(transport) in self._refused:
+            transport.abort()
+            return
+        protocol = self._admitted()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+def _own_address(transport: asyncio.Transport) -> IPAddress | None:
+    """None on a Unix socket."""
+    name = transport.get_extra_info("sockname")
+    if not isinstance(name, tuple):
+        return None
+    address = ip_address(str(name[0]).partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def _file(name: str, media: str) -> Callable[[web.Request], Awaitable[web.Response]]:

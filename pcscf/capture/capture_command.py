@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcscf.arguments import add_command, add_control, add_json
+from pcscf.printable import printable
 
 if TYPE_CHECKING:
     from pcscf.capture.keys import KeyFile, LiveKeys
@@ -84,7 +85,7 @@ def _capture(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     signal.signal(signal.SIGHUP, lambda *_: again.append(1))
     tap.start()
     if source.trouble:
-        print(f"pcscf: {source.trouble}; only null encryption is opened meanwhile", file=sys.stderr)
+        print(f"pcscf: {printable(source.trouble)}; only null encryption is opened meanwhile", file=sys.stderr)
     print(f"capturing on {options.interface}; Ctrl-C ends it", file=sys.stderr, flush=True)
     try:
         while not told and not tap.trouble:
@@ -105,7 +106,7 @@ def _capture(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
         print(json.dumps(summary.to_json() | {"dropped": lost, "trouble": tap.trouble}, indent=2))
     else:
         for line in summary.lines():
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
         if lost:
             print(f"the kernel dropped {lost} frames: this machine was too slow", file=sys.stderr)
         if tap.trouble:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcscf.arguments import add_command, add_json, add_keys
+from pcscf.printable import printable
 
 
 def add_decrypt_command(commands: Any) -> None:
@@ -33,5 +34,5 @@ def _decrypt(options: argparse.Namespace) -> int:
         print(json.dumps(summary.to_json(), indent=2))
     else:
         for line in summary.lines():
-            print(line, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
     return 0 if summary.good else 1

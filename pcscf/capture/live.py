@@ -21,6 +21,7 @@ from pcscf.capture.decryption import KNOWN_FLOWS, Decryption, KeyRing, Opened
 from pcscf.capture.file import ETHERNET, RAW, CaptureError, Interface, Packet, Writer
 from pcscf.capture.frames import ESP, TCP, UDP, Datagram, Reassembly
 from pcscf.capture.sip import DECRYPTED, START_LINE
+from pcscf.folder import owned_file
 from xfrm.wireshark import SaLine
 
 RECEIVE_BUFFER = 32 << 20
@@ -280,10 +281,11 @@ class Recorder:
             self._number += 1
             self._current = self._path.with_name(f"{self._path.stem}-{self._number:04}{self._path.suffix}")
         try:
-            descriptor = os.open(self._current, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            descriptor = owned_file(self._current, os.O_WRONLY | os.O_CREAT, secret=False)
+            os.fchmod(descriptor, 0o600)  # what was there before may have been open to others
+            os.ftruncate(descriptor, 0)
         except OSError as error:
             raise CaptureError(f"{self._current}: {error.strerror}") from error
-        os.fchmod(descriptor, 0o600)  # what was there before may have been open to others
         self._stream: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 18)
         self._writer = Writer(self._stream, self._interfaces)
         self._stream.flush()

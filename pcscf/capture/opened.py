@@ -15,6 +15,7 @@ from rich.progress import Progress
 from pcscf.capture.decryption import ADVICE, Cause, Decryption, KeyRing, Opened
 from pcscf.capture.file import CaptureError, Packet, Reader, Writer
 from pcscf.capture.frames import ESP, HELD, Reassembly
+from pcscf.printable import printable
 from xfrm.wireshark import read
 
 SHOWN = 10
@@ -91,7 +92,7 @@ def read_keys(paths: Sequence[Path]) -> KeyRing:
             raise CaptureError(f"{path}: {error.strerror}") from error
         lines, complaints = read(text)
         for complaint in complaints:
-            print(f"pcscf: {path}: {complaint}", file=sys.stderr)
+            print(f"pcscf: {path}: {printable(complaint)}", file=sys.stderr)
         if not lines and (complaints or text.strip("# \n")):
             raise CaptureError(f"{path}: no line of it is an SA as Wireshark's esp_sa has it")
         ring.add(lines)

@@ -8,6 +8,7 @@ from html import escape
 
 from pcscf.capture.sip import Seen
 from pcscf.capture.trace import Flow, Line, shown
+from pcscf.printable import printable
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -47,7 +48,7 @@ A click on a message shows it whole.</p>
 def page(title: str, flow: Flow, lines: Sequence[Line]) -> str:
     """The whole page."""
     return _PAGE.format(
-        title=escape(title),
+        title=escape(printable(title)),
         count=sum(isinstance(line.item, Seen) for line in lines),
         heading=escape(flow.sheet.heading()),
         rows="\n".join(map(_row, lines)),

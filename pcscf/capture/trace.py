@@ -9,8 +9,9 @@ from pcscf.aka import strip_keys
 from pcscf.capture.file import SECOND
 from pcscf.capture.sip import Seen, Unread
 from pcscf.drawing import DASHED, DOUBLE, PORT, SINGLE, TIME, Arrow, Sheet
+from pcscf.printable import printable, printable_data, printable_lines, printable_message
 from pcscf.sip.fields import parse_cseq
-from pcscf.sip.message import Message, Request
+from pcscf.sip.message import Message, Request, Response
 from pcscf.sip.parse import ParseError
 from xfrm.model import IPAddress
 
@@ -173,11 +174,12 @@ def _called(address: IPAddress, roles: Mapping[IPAddress, str]) -> str:
     return f"{role} {address}" if role else str(address)
 
 
-def shown(message: Message) -> str:
-    """The whole message for people: keys of a challenge are taken out, a body that is no text is counted."""
-    head = strip_keys(message).to_bytes()[: -len(message.body) or None].decode(errors="replace")
+def shown(message: Request | Response) -> str:
+    """The whole message for people: keys of a challenge are masked, a body that is no text is counted."""
+    octets = strip_keys(message).to_bytes()
+    head = printable_message(octets[: len(octets) - len(message.body)])
     try:
-        return head + message.body.decode()
+        return head + printable_lines(message.body.decode())
     except UnicodeDecodeError:
         return head + f"({len(message.body)} octets that are no text)"
 
@@ -193,9 +195,9 @@ def to_json(item: Seen | Unread) -> dict[str, Any]:
         "spi": item.spi or None,
     }
     if isinstance(item, Unread):
-        return out | {"error": item.text}
+        return out | {"error": printable(item.text)}
     message = item.message
-    return out | {
+    fields: dict[str, Any] = {
         "transport": item.transport,
         "method": method(message),
         "status": None if isinstance(message, Request) else message.status,
@@ -205,5 +207,6 @@ def to_json(item: Seen | Unread) -> dict[str, Any]:
         "to": message.first("to"),
         "cseq": message.first("cseq"),
         "repeated": item.repeated,
-        "text": shown(message),
     }
+    out |= printable_data(fields)
+    return out | {"text": shown(message)}

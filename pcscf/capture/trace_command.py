@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcscf import PcscfError
 from pcscf.arguments import add_command, add_control, add_json, add_keys
+from pcscf.printable import printable
 
 if TYPE_CHECKING:
     from pcscf.capture.sip import Seen, Unread
@@ -92,7 +93,7 @@ def _show(options: argparse.Namespace) -> int:
     found, remarks = _read(options)
     items = wanted_of(found, _wanted(options))
     for remark in remarks:
-        print(f"pcscf: {remark}", file=sys.stderr)
+        print(f"pcscf: {printable(remark)}", file=sys.stderr)
     if options.json:
         print(json.dumps([to_json(item) for item in items], indent=2))
         return 0 if items else 1
@@ -188,7 +189,7 @@ async def _follow(options: argparse.Namespace) -> int:
             else:
                 rows = following.take(status.pid, rows, registrations)
             for remark in following.remarks():
-                print(f"pcscf: {remark}", file=sys.stderr)
+                print(f"pcscf: {printable(remark)}", file=sys.stderr)
             if options.json:
                 for row in rows:
                     print(row.model_dump_json(), flush=True)

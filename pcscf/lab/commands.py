@@ -24,6 +24,7 @@ from pcscf.lab.scscf import Scscf
 from pcscf.lab.subscribers import Subscriber, SubscribersError, load_subscribers
 from pcscf.lab.ue_command import add_ue_command
 from pcscf.lab.unreliable import Unreliable
+from pcscf.printable import printable
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import parse_uri
 from xfrm.model import IPAddress
@@ -141,7 +142,7 @@ def _uri(text: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _scscf(options: argparse.Namespace) -> int:

@@ -192,7 +192,7 @@ class Endpoint:
 
     def _expire(self) -> None:
         self._alarm = None
-        self._carry_out(self._transactions.expire(asyncio.get_running_loop().time()))
+        self._carry_out(list(self._transactions.expire(asyncio.get_running_loop().time())))
 
     def _carry_out(self, outputs: list[Output[Flow]], arrived_on: Flow | None = None) -> None:
         loop = asyncio.get_running_loop()

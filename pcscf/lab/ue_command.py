@@ -23,6 +23,7 @@ from pcscf.lab.player import Player, StepResult
 from pcscf.lab.script import GRAMMAR, ScriptError, ScriptStep, parse_script, parse_step
 from pcscf.lab.subscribers import SubscribersError, load_subscribers
 from pcscf.lab.ue import Ue
+from pcscf.printable import printable
 from xfrm.algorithms import VALID_PAIRS, Pair
 from xfrm.backend import Backend, open_backend
 from xfrm.model import PortRange
@@ -215,7 +216,7 @@ async def _play(ue: Ue, options: argparse.Namespace, steps: tuple[ScriptStep, ..
     else:
         _print_ladder(ue.diary.steps(), ue.diary.complaints())
         for each in player.results:
-            print(_line(each))
+            print(printable(_line(each)))
         for step in steps[len(player.results) :]:
             print(f"not done  {step.text}")
     return good
@@ -262,9 +263,9 @@ def _print_ladder(ladder: tuple[Step, ...], complaints: tuple[str, ...]) -> None
     for step in ladder:
         way = f"spi {step.spi}" if step.spi else "clear"
         sign, again = ("◀" if step.incoming else "▶"), " (again)" if step.again else ""
-        print(f"{step.at:<8.3f}{sign} {step.summary:<20} {way:<16} {step.flow}{again}")
+        print(f"{step.at:<8.3f}{sign} {printable(step.summary):<20} {way:<16} {step.flow}{again}")
     for complaint in complaints:
-        print(f"complaint: {complaint}")
+        print(f"complaint: {printable(complaint)}")
 
 
 def _line(result: StepResult) -> str:
@@ -275,6 +276,6 @@ def _line(result: StepResult) -> str:
 def _print_outcome(outcome: Outcome, backend: str) -> None:
     _print_ladder(outcome.ladder, outcome.complaints)
     if outcome.registered:
-        print(f"registered for {outcome.expires} s as {', '.join(outcome.associated_uris)} ({backend} ESP)")
+        print(printable(f"registered for {outcome.expires} s as {', '.join(outcome.associated_uris)} ({backend} ESP)"))
     else:
-        print(f"not registered: {outcome.reason}")
+        print(f"not registered: {printable(outcome.reason)}")

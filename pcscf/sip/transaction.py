@@ -5,7 +5,7 @@ Sans-IO: `now` is an argument, sending is an output, a flow is any hashable valu
 
 import heapq
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, NamedTuple, TypeVar
@@ -439,11 +439,11 @@ class Transactions(Generic[FlowT]):
         self._step(transaction, Input.BROKEN, transaction.request, now, outputs)
         return outputs
 
-    def expire(self, now: float) -> list[Output[FlowT]]:
-        """Fire the timers that are due."""
-        outputs: list[Output[FlowT]] = []
+    def expire(self, now: float) -> Iterator[Output[FlowT]]:
+        """Fire the timers that are due, one after the other."""
         alarms = self._alarms
         while alarms and alarms[0][0] <= now:
+            outputs: list[Output[FlowT]] = []
             _, _, transaction = heapq.heappop(alarms)
             if transaction.end_at <= now:
                 transaction.end_at = NEVER
@@ -451,7 +451,7 @@ class Transactions(Generic[FlowT]):
             elif transaction.repeat_at <= now:
                 transaction.repeat_at = NEVER
                 self._step(transaction, Input.REPEAT, transaction.request, now, outputs)
-        return outputs
+            yield from outputs
 
     def _step(
         self,

@@ -269,3 +269,14 @@ def test_t1_of_gm_scales_the_profile(tmp_path: Path) -> None:
     timers = read(tmp_path, LEAST.replace("[mw]", "t1 = 0.5\n[mw]", 1)).settings.gm_timers
     assert (timers.t1, timers.t2, timers.t4, timers.timeout) == (0.5, 4.0, 4.25, 32.0)
     assert read(tmp_path, LEAST).settings.gm_timers.timeout == 128.0
+
+
+def test_the_api_is_not_where_phones_are(tmp_path: Path) -> None:
+    """Step 1, 20."""
+    with pytest.raises(ConfigError, match=r"admin\.address 10\.45\.0\.1 is a Gm address, where phones are"):
+        read(tmp_path, LEAST + '[admin]\naddress = "10.45.0.1"\n')
+    config = read(tmp_path, LEAST + '[admin]\naddress = "0.0.0.0"\n')
+    assert [str(each) for each in config.without_admin] == ["10.45.0.1"]
+    read(tmp_path, LEAST + '[admin]\naddress = "10.45.0.1"\nenabled = false\n')
+    local = read(tmp_path, LEAST.replace("10.45.0.1", "127.0.0.1"))
+    assert not local.without_admin, "a lab on loopback has no phones there but its own"

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from pcscf.hep import Mirror, hep
-from pcscf.sip.message import Request
+from pcscf.sip.message import Request, header
 from pcscf.sip.parse import parse
 from pcscf.vocabulary import Flow, Interface
 
@@ -92,4 +92,23 @@ def test_a_collector_that_is_gone_is_told_once(caplog: pytest.LogCaptureFixture,
         for _ in range(4):
             mirror.leaving(REQUEST.to_bytes(), GM)
     assert len([each for each in caplog.records if "messages are missing there" in each.message]) == 1
+    mirror.close()
+
+
+def test_what_no_packet_can_hold_is_lost_and_told_once(
+    caplog: pytest.LogCaptureFixture, collector: socket.socket
+) -> None:
+    """Step 1, 14: a length of more than 16 bits was raised, and the message itself never served."""
+    mirror = Mirror(ip_address("127.0.0.1"), collector.getsockname()[1], capture_id=1, password="")
+    assert isinstance(REQUEST, Request)
+    names = [header("X-Long", "x" * 65_536), header("Call-ID", "c" * 65_530), header("X", "x" * 65_300)]
+    for each in names:
+        large = REQUEST.with_headers([item for item in REQUEST.headers if item.name != each.name.lower()] + [each])
+        mirror.received(large, GM)
+        mirror.leaving(large.to_bytes(), GM)
+    mirror.received(Request(method="A", uri="b", headers=REQUEST.headers, body=bytes(70_000)), GM)
+    assert mirror.sent == 0 and mirror.lost >= 4
+    assert len([each for each in caplog.records if "Message too long for HEP" in each.message]) <= 1
+    mirror.received(REQUEST, GM)
+    assert mirror.sent == 1 and chunks(collector.recv(65_536))
     mirror.close()

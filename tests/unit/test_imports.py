@@ -35,6 +35,7 @@ SHELL = {
             "config",
             "doctor",
             "forget_command",
+            "folder",
             "guards",
             "hep",
             "keylog",

@@ -71,6 +71,8 @@ def with_api(
     *,
     reload: Callable[[], tuple[list[str], list[str]]] = lambda: ([], []),
     origins: tuple[str, ...] = (),
+    address: str = "127.0.0.1",
+    refused: tuple[str, ...] = (),
 ) -> None:
     """Serve, ask, and end everything."""
 
@@ -81,12 +83,17 @@ def with_api(
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        web = Web(service, Tokens(folder, origins), IPv4Address("127.0.0.1"), port)
+        web = Web(
+            service, Tokens(folder, origins), IPv4Address(address), port,
+            origins=origins, refused=[IPv4Address(each) for each in refused],
+        )  # fmt: skip
         await web.start()
         service.history.start()
         try:
             async with aiohttp.ClientSession() as session:
-                await work(Operator(session, web.url.rstrip("/"), server, service, folder))
+                await work(
+                    Operator(session, web.url.rstrip("/").replace("0.0.0.0", "127.0.0.1"), server, service, folder)
+                )
         finally:
             await service.feed.stop()
             await service.history.stop()

@@ -1,11 +1,14 @@
 """The API over HTTP: who may ask, what comes, what is refused and how (RFC 9457)."""
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
+import re
 import stat
 import zipfile
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,16 @@ from pcscf import PcscfError
 from pcscf.admin.access import AccessError, Scope, Tokens
 from pcscf.admin.feed import QUEUE, Client
 from pcscf.admin.operations import OPERATIONS
+from pcscf.admin.web import PAGE
+from pcscf.aka import CHALLENGE_HEADERS
 from pcscf.capture.file import Reader
+from pcscf.hep import Mirror
 from pcscf.keylog import KeyLog
+from pcscf.messages import sent_without_keys
 from pcscf.observe import Problem
 from pcscf.registration import SetState
+from pcscf.sip.parse import parse
+from pcscf.vocabulary import Flow, Interface
 from tests.bench.load import Phone
 from tests.unit.admin.serving import Operator, with_api
 from tests.unit.test_server import CK, IK, challenged
@@ -194,7 +203,7 @@ def test_messages_of_one_ue_go_to_the_log(tmp_path: Path, caplog: pytest.LogCapt
         assert (await operator.got(f"/api/ues/{ue}"))["traced"]
         await challenged(Phone(1), 5071)
         await challenged(Phone(2))
-        whole = [record for record in caplog.records if "SIP/2.0" in record.message]
+        whole = [record for record in caplog.records if "SIP/2.0" in getattr(record, "whole", "")]
         assert {getattr(record, "ue", "") for record in whole} == {Phone(1).address} and len(whole) == 2
         assert CK not in caplog.text and IK not in caplog.text
         await operator.got(f"/api/ues/{ue}/trace-level", method="PUT", body={"level": "normal"})
@@ -331,3 +340,107 @@ def test_metrics_tell_what_is_counted(tmp_path: Path) -> None:
         assert values['pcscf_backend_errors_total{operation="install"}'] == "0.0"
 
     with_api(tmp_path, work)
+
+
+OURS = ("127.0.0.1", "127.0.0.1:8060", "[::1]:80", "[fd00:45::1]", "10.9.8.7:1", "localhost:9", "LocalHost", "pcscf:1")
+FOREIGN = (
+    "rebound.example", "rebound.example:8060", "127.0.0.1.rebound.example", "localhost.rebound.example", "pcscf.evil",
+    "127.0.0.1 rebound.example", "a@127.0.0.1", "127.0.0.1:x", "[::1", "", "xn--localhost", "localhost.", "0x7f.1",
+)  # fmt: skip
+
+
+def test_a_name_that_is_not_ours_gets_nothing(tmp_path: Path) -> None:
+    """Step 1, 20: a page whose name was turned to this address was taken for our own."""
+
+    async def work(operator: Operator) -> None:
+        token = {"Authorization": f"Bearer {operator.token(Scope.ADMIN)}"}
+        targets = [(each.method, each.path.partition("{")[0].rstrip("/")) for each in OPERATIONS]
+        targets += [("GET", path) for path in (*PAGE, "/nothing", "/api/nothing")]
+        for host in FOREIGN:
+            for method, path in targets if host == FOREIGN[0] else targets[:1]:
+                headers = token | {"Host": host, "Origin": f"http://{host}"}
+                status, said = await operator.asked(path, method, headers=headers)
+                assert status == 421 or (status == 400 and not host), (host, method, path, status)
+                assert "admin.origins" in str(said) and b"<html" not in str(said).encode()
+        for host in OURS:
+            status, said = await operator.asked("/api/status", headers=token | {"Host": host})
+            assert status == 200, (host, said)
+        assert (await operator.asked("/api/status", headers=token | {"Host": "PCSCF"}))[0] == 200
+        assert (await operator.asked("/api/health", scope=None, headers={"Host": "pcscf"}))[0] == 200
+        own = {"Host": "pcscf:1", "Origin": "http://pcscf:1"}
+        assert (await operator.asked("/api/status", headers=token | own))[0] == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(operator.url.rpartition(":")[2]))
+        writer.write(b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: rebound.example\r\n\r\n")
+        assert (await reader.readline()).split()[1] in (b"421", b"400")
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(operator.url.rpartition(":")[2]))
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"421"
+        writer.close()
+
+    with_api(tmp_path, work, origins=("http://pcscf:8060",))
+
+
+def test_phones_do_not_reach_the_api(tmp_path: Path) -> None:
+    """Step 1, 20: on 0.0.0.0 it answered at the address of Gm, too."""
+
+    async def work(operator: Operator) -> None:
+        port = int(operator.url.rpartition(":")[2])
+        assert (await operator.asked("/api/status"))[0] == 200
+        reader, writer = await asyncio.open_connection("127.0.0.9", port)
+        writer.write(b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.9\r\n\r\n")
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b"", "not even a refusal"
+        writer.close()
+        assert (await operator.asked("/api/status"))[0] == 200
+
+    with_api(tmp_path, work, address="0.0.0.0", refused=("127.0.0.9",))
+
+
+@pytest.mark.parametrize("name", sorted(CHALLENGE_HEADERS))
+def test_no_message_shows_keys_whatever_carries_them(name: str, tmp_path: Path) -> None:
+    """Step 1, 17: only responses were looked at, and of them two headers."""
+    keys = f'ck="{CK}", ik="{IK.upper()}"'
+
+    async def work(operator: Operator) -> None:
+        ue = quoted(await first_ue(operator))
+        phone = Phone(1)
+        flow = Flow("UDP", Interface.GM, ip_address("127.0.0.1"), 15060, ip_address(phone.address), 5070)
+        value = f'Digest realm="a", {keys}, username="{phone.user}", nonce="b"'
+        text = phone.register(5070).replace(b"Call-ID: ", b"Call-ID: more-").replace(b"z9hG4bK", b"z9hG4bKmore")
+        text = re.sub(rb"Authorization: [^\r]*\r\n", b"", text) if name == "authorization" else text
+        lines = f"\r\n{name.title()}: {value}\r\n".encode()
+        collected: list[bytes] = []
+        server = operator.server
+        mirror = server._mirror = Mirror(ip_address("127.0.0.1"), 9, capture_id=1, password="")
+        mirror._send = collected.append  # type: ignore[assignment, method-assign]
+        server.traced.add(ip_address(phone.address))
+        server._on_mirrored_message(parse(text.replace(b"\r\n", lines, 1)), flow)
+        for method in ("OPTIONS", "MESSAGE"):
+            request = text.replace(b"REGISTER", method.encode()).replace(b"\r\n", lines, 1)
+            server._on_mirrored_message(parse(request.replace(b"Supported", b"X-Supported")), flow)
+        response = parse(b"SIP/2.0 407 No" + text.partition(b"SIP/2.0")[2].replace(b"\r\n", lines, 1))
+        server._on_mirrored_message(response, flow)
+        found = map(server.messages.find, range(1, server.journal.written + 1))
+        shown = [each for each in found if each]
+        assert sum(name.encode() in text.lower() for text in shown) >= 2
+        ladder = await operator.got(f"/api/ues/{ue}/ladder")
+        for row in ladder:
+            if row["whole"]:
+                shown.append(str(await operator.got(f"/api/ues/{ue}/messages/{row['number']}")).encode())
+        shown += [await operator.got(f"/api/ues/{ue}/trace?form={form}") for form in ("pcapng", "html")]
+        assert len(collected) >= 4
+        for each in (*shown, *collected):
+            assert CK.encode() not in each.lower() and IK.encode() not in each.lower()
+
+    with_api(tmp_path, work)
+
+
+def test_what_goes_on_shows_no_keys_either() -> None:
+    """Step 1, 17."""
+    sent = f'MESSAGE sip:a SIP/2.0\r\nCall-ID: a\r\nPROXY-Authenticate : Digest a="b",CK = {CK}\r\n'.encode()
+    rest = b"Via: SIP/2.0/UDP a;branch=z9hG4bKx\r\nFrom: <sip:a>;tag=1\r\nTo: <sip:a>\r\nCSeq: 1 MESSAGE\r\n\r\n"
+    assert CK.encode() not in sent_without_keys(sent + rest) and b'Digest a="b"' in sent_without_keys(sent + rest)
+    plain = rest.replace(b"\r\n\r\n", b"\r\nX: ck=1\r\n\r\n")
+    assert sent_without_keys(plain) is plain

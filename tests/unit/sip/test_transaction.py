@@ -71,7 +71,7 @@ class Play:
         """Let time pass, firing every timer exactly when it is due."""
         while (deadline := self.layer.deadline) is not None and deadline <= now:
             self.now = max(self.now, deadline)
-            self._note(self.layer.expire(deadline))
+            self._note(list(self.layer.expire(deadline)))
         self.now = now
 
     def request(self, message: Request, flow: str = CORE) -> Transaction[str]:
@@ -672,7 +672,7 @@ def test_a_late_clock_fires_what_is_due_once() -> None:
     play.request(request())
     play.take()
     play.now = 20
-    play._note(play.layer.expire(20))
+    play._note(list(play.layer.expire(20)))
     assert play.take() == [(20, f"again MESSAGE on {CORE}")]
-    play._note(play.layer.expire(40))
+    play._note(list(play.layer.expire(40)))
     assert [what for _, what in play.take()] == ["timed out", "ended"]

@@ -1,9 +1,10 @@
 """The file of SAs that outlives a process: what is in it is what was put there, and what cannot count does not."""
 
 import os
+import struct
 from collections.abc import Callable
 from ipaddress import ip_address
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from time import monotonic
 
@@ -149,3 +150,36 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(XfrmError, match="nowhere/sas: No such file or directory"):
         Kept(tmp_path / "nowhere" / "sas")
+
+
+@pytest.mark.parametrize(
+    ("offset", "octets"),
+    [
+        (0, struct.pack("@Q", 1 << 40)),  # the sequence number
+        (24, struct.pack("@d", nan)),  # when it was used
+        (32, struct.pack("@d", nan)),  # its end
+        (48, struct.pack("@d", nan)),  # its start
+        (48, struct.pack("@d", inf)),
+        (56, bytes(4)),  # its SPI
+        (60, bytes(2)),  # ports
+        (62, bytes(2)),
+        (64, bytes(2)),  # the window
+        (66, b"\7"),  # in or out
+        (67, b"\5"),  # octets of an address
+        (68, b"\3"),  # of the key
+        (69, b"\xff"),
+    ],
+)
+def test_a_damaged_sa_counts_for_nothing(offset: int, octets: bytes, tmp_path: Path) -> None:
+    """Step 1, 14: NaN for an end never comes, and a key of another length was found out when it was used."""
+    pair = Pair.parse("hmac-sha-1-96/aes-cbc")
+    kept = Kept(tmp_path / "sas")
+    now = monotonic()
+    places = [kept.add(sa(1000 + each, pair), inbound=True, added=now, deadline=now + 600) for each in range(2)]
+    kept.close(forget=False)
+    with (tmp_path / "sas").open("r+b") as file:
+        file.seek(places[0] + offset)
+        file.write(octets)
+    again = Kept(tmp_path / "sas")
+    assert [each.slot for each in again.earlier()] == [places[1]]
+    again.close(forget=True)
