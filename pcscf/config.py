@@ -35,7 +35,7 @@ from pcscf.originating import OriginatingSettings
 from pcscf.passage import Sides
 from pcscf.proxy import Settings
 from pcscf.register import RegisterSettings, Without
-from pcscf.registrar import TEMP_LIFETIME
+from pcscf.registration import TEMP_LIFETIME
 from pcscf.routing import CoreSide
 from pcscf.sip.transaction import GM_TIMERS, TimerProfile
 from xfrm.algorithms import Encryption, Integrity, Pair

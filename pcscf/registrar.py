@@ -40,8 +40,6 @@ BACKSTOP = 60
 """Seconds by which the kernel's hard lifetime outlasts the core's timer: a killed process leaks nothing for long."""
 EXPIRY_MARGIN = 30
 """Seconds a set outlives its registration (TS 24.229 5.2.2)."""
-TEMP_LIFETIME = 240
-"""reg-await-auth, 4 minutes (TS 24.229 7.8)."""
 SPARE_ALARMS = 64
 """Alarms of what is gone that may wait beside those of the living."""
 NEAR_ITS_END = 10.0

@@ -15,6 +15,8 @@ from pcscf.sip.uri import parse_uri, same_uri
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress, SaId
 
+TEMP_LIFETIME = 240
+"""reg-await-auth, 4 minutes (TS 24.229 7.8)."""
 MOST_SETS = 3
 """Of one contact: old, in use or new, and temporary (TS 33.203 7.1 rule 3: six SAs in each direction)."""
 
