@@ -73,7 +73,6 @@ TOUCHED = NOT_FROM_A_UE | {
     "supported",
     "max-forwards",
     "p-access-network-info",
-    "content-length",
 }
 INDICATOR = frozenset({"integrity-protected"})
 """What only we may say of a request (digest A10)."""
@@ -232,7 +231,7 @@ class Originating:
             out.append(header("Route", ", ".join(routes)))
         if token:
             out.append(header("Record-Route", f"<{core.uri(token, way)}>"))
-        seen_via = seen_hops = seen_length = False
+        seen_via = seen_hops = False
         for item in request.headers:
             name = item.name
             if name not in TOUCHED:
@@ -245,9 +244,6 @@ class Originating:
             elif name == "max-forwards":
                 seen_hops = True
                 out.append(header("Max-Forwards", str(int(item.value) - 1)))
-            elif name == "content-length":
-                seen_length = True
-                out.append(item)
             elif name in ("authorization", "proxy-authorization"):
                 value = drop_auth_params(item.value, INDICATOR)
                 out.append(item if value == item.value else header(name.title(), value))
@@ -262,8 +258,6 @@ class Originating:
             out.append(header("P-Asserted-Identity", identity))
         if icid:
             out.append(core.charging_vector(icid, way))
-        if not seen_length:
-            out.append(header("Content-Length", str(len(request.body))))
         return request.with_headers(out)
 
     def _to_ue(self, response: Response, token: str, gm: str, *, private: bool) -> Response:

@@ -48,7 +48,6 @@ TOUCHED = NOT_FROM_A_UE | {
     "authorization",
     "max-forwards",
     "p-access-network-info",
-    "content-length",
 }
 """Headers of a REGISTER that are looked at on their way; the rest passes as it is."""
 
@@ -100,7 +99,7 @@ def register_to_core(
     Raises ParseError.
     """
     out = [header("Via", f"SIP/2.0/{way.transport} {core.sent_by(way)};branch={branch}")]
-    seen_via = seen_hops = seen_length = False
+    seen_via = seen_hops = False
     required: list[str] = []
     for item in request.headers:
         name = item.name
@@ -127,7 +126,6 @@ def register_to_core(
         elif name == "p-access-network-info" and "network-provided" in item.value.lower():
             continue
         else:
-            seen_length = seen_length or name == "content-length"
             out.append(item)
     if not seen_hops:
         out.append(header("Max-Forwards", "70"))
@@ -135,8 +133,6 @@ def register_to_core(
     out.append(header("Require", ", ".join([*required, "path"])))
     out.append(header("P-Visited-Network-ID", f'"{core.visited_network}"'))
     out.append(core.charging_vector(icid, way))
-    if not seen_length:
-        out.append(header("Content-Length", str(len(request.body))))
     return request.with_headers(out)
 
 
@@ -186,7 +182,7 @@ def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response
     ck and ik are taken out before, by `aka.strip_keys`.
     """
     out: list[Header] = []
-    seen_via = seen_length = False
+    seen_via = False
     for item in response.headers:
         if item.name == "via" and not seen_via:
             seen_via = True
@@ -194,11 +190,8 @@ def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response
         elif item.name in NOT_TO_A_UE:
             continue
         else:
-            seen_length = seen_length or item.name == "content-length"
             out.append(item)
     out.extend(extra)
-    if not seen_length:
-        out.append(header("Content-Length", str(len(response.body))))
     return response.with_headers(out)
 
 

@@ -155,7 +155,7 @@ class Terminating:
             out.append(header("Route", ", ".join(routes)))
         if forming:
             out.append(header("Record-Route", f"<sip:{gm};lr>"))
-        seen_via = seen_hops = seen_length = False
+        seen_via = seen_hops = False
         for item in request.headers:
             name = item.name
             if name == "via":
@@ -167,12 +167,9 @@ class Terminating:
                 seen_hops = True
                 out.append(header("Max-Forwards", str(int(item.value) - 1)))
             else:
-                seen_length = seen_length or name == "content-length"
                 out.append(item)
         if not seen_hops:
             out.append(header("Max-Forwards", "70"))
-        if not seen_length:
-            out.append(header("Content-Length", str(len(request.body))))
         return request.with_headers(out)
 
     def _to_core(
