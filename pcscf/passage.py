@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pcscf.dialog import Dialog
 from pcscf.registration import Registration
 from pcscf.routing import CoreSide
-from pcscf.sip.fields import parse_name_addr
+from pcscf.sip.fields import KEPT_OCTETS, parse_name_addr
 from pcscf.sip.message import Header, Message, Request, Response
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import Uri, parse_uri, same_uri
@@ -77,9 +77,13 @@ class Plan:
     """The route set beyond us of a dialog that a response makes."""
 
 
-@lru_cache(maxsize=4096)
 def route_uri(value: str) -> Uri:
     """The URI of a Route, Record-Route or Service-Route value. Raises ParseError. Kept: phones say the same again."""
+    return (_route_uri if len(value) <= KEPT_OCTETS else _route_uri.__wrapped__)(value)
+
+
+@lru_cache(maxsize=4096)
+def _route_uri(value: str) -> Uri:
     return parse_uri(parse_name_addr(value).uri)
 
 
@@ -108,8 +112,11 @@ def readable(value: str) -> bool:
 
 
 def preferred_of(own: tuple[str, ...], values: Sequence[str]) -> str:
-    """The first of the user's identities that P-Preferred-Identity names, as the core wrote it; "" if it names none."""
-    for value in values:
+    """The first of the user's identities that P-Preferred-Identity names, as the core wrote it; "" if it names none.
+
+    It has two values at most (RFC 3325 9.2); what follows is not looked at.
+    """
+    for value in values[:2]:
         if readable(value):
             wanted = route_uri(value)
             if found := next((each for each in own if same_uri(route_uri(each), wanted)), ""):

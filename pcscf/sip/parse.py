@@ -42,17 +42,22 @@ class ParseError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a peer may send: octets of head and body, number of header lines.
+    """What a peer may send: octets of head and body, number of header lines and, in all of them, of commas.
 
     Together they leave room in a UDP datagram for what a proxy adds: whatever comes over TCP can go on over UDP.
     """
 
     head: int = 32_768
     headers: int = 256
+    commas: int = 1024
+    """Ten times what long lists of identities and contacts have: a value of a list costs more than its octets."""
     body: int = 30_000
 
 
 LIMITS = Limits()
+
+MOST_PARAMS = 64
+"""Parameters of one value or URI: three times as many as the longest Contact of a phone has."""
 
 
 def parse(data: bytes, limits: Limits = LIMITS) -> Request | Response:
@@ -157,6 +162,8 @@ def _head(data: bytes, limits: Limits) -> tuple[Request | Response, int | None]:
     breaks = len(lines) - 1
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
         raise ParseError("a lone CR, a lone LF or a NUL among the headers")
+    if (commas := text.count(",")) > limits.commas:
+        raise ParseError(f"{commas} commas among the headers; {limits.commas} are allowed", status=513)
     headers: list[Header] = []
     folded: dict[int, list[str]] = {}
     bad = ""
