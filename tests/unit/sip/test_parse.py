@@ -99,6 +99,8 @@ def test_what_a_peer_may_send_is_limited() -> None:
     data = message(b"Content-Length: 4", body=b"four")
     head = data.index(b"\r\n\r\n")
     assert parse(data, Limits(head=head, headers=6, body=4)).body == b"four"
+    listed = data.replace(b"Call-ID: c1", b"Call-ID: c,,1")
+    assert parse(listed, Limits(commas=2)) and refusal(listed, Limits(commas=1)).status == 513
     for limits in (Limits(head=head - 1), Limits(headers=5), Limits(body=3)):
         assert refusal(data, limits).status == 513
         with pytest.raises(ParseError) as raised:
