@@ -4,13 +4,24 @@ from collections.abc import Container
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from pcscf.sip.fields import parse_name_addr
+from pcscf.sip.fields import NameAddr, parse_name_addr
 from pcscf.sip.message import Request, Response
+from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import parse_uri, same_uri
 from xfrm.model import IPAddress
 
 DEFAULT_EXPIRES = 600_000
 """Seconds, where neither side says (TS 24.229 5.1.1.2)."""
+MOST_CONTACTS = 64
+"""Contacts of one REGISTER or of its answer; a registrar allows one user a handful."""
+
+
+def contacts_of(message: Request | Response) -> list[NameAddr]:
+    """Every Contact of a REGISTER or of its answer. Raises ParseError."""
+    values = message.values("contact")
+    if len(values) > MOST_CONTACTS:
+        raise ParseError(f"{len(values)} contacts; {MOST_CONTACTS} are read")
+    return [parse_name_addr(value) for value in values]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +46,7 @@ def read_granted(request: Request, response: Response, address: IPAddress, other
     `others` are the contacts of the user's other UEs: what is neither at that address nor one of these is its own.
     The seconds: the contact's `expires` in the 200 counts first, then its Expires header, then what was asked for.
     """
-    asked = [parse_name_addr(value) for value in request.values("contact")]
+    asked = contacts_of(request)
     if any(contact.uri == "*" for contact in asked):
         return Granted(contact="", own=True, seconds=0, removed=frozenset(), all=True)
     if not asked:  # a query: nothing changes
@@ -50,9 +61,9 @@ def read_granted(request: Request, response: Response, address: IPAddress, other
     if own is None:
         return Granted(contact="", own=False, seconds=0, removed=removed, all=False)
     listed = None
-    for value in response.values("contact"):
-        contact = parse_name_addr(value)
-        if same_uri(parse_uri(contact.uri), parse_uri(own.uri)):
+    wanted = parse_uri(own.uri)
+    for contact in contacts_of(response):
+        if same_uri(parse_uri(contact.uri), wanted):
             listed = contact.param("expires") or ""
     if listed is None and first_seconds(own.param("expires"), request.first("expires")) == 0:
         seconds = 0

@@ -232,8 +232,6 @@ class Originating:
             out.append(header("P-Asserted-Identity", identity))
         if icid:
             out.append(core.charging_vector(icid, way))
-        if request.first("content-length") is None:
-            out.append(header("Content-Length", str(len(request.body))))
         return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
     def _to_ue(self, response: Response, token: str, gm: str, privacy: frozenset[str]) -> Response:

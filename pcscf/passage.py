@@ -108,8 +108,11 @@ def readable(value: str) -> bool:
 
 
 def preferred_of(own: tuple[str, ...], values: Sequence[str]) -> str:
-    """The first of the user's identities that P-Preferred-Identity names, as the core wrote it; "" if it names none."""
-    for value in values:
+    """The first of the user's identities that P-Preferred-Identity names, as the core wrote it; "" if it names none.
+
+    It has two values at most (RFC 3325 9.2); what follows is not looked at.
+    """
+    for value in values[:2]:
         if readable(value):
             wanted = route_uri(value)
             if found := next((each for each in own if same_uri(route_uri(each), wanted)), ""):

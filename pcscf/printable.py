@@ -14,9 +14,7 @@ _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 def printable(text: str) -> str:
     r"""One line: what is not a visible character stands there as `\x1b`, an octet that is no UTF-8 as `\xff`."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _named(ord(character)) for character in text)
+    return text if text.isprintable() else text.translate(_shown)
 
 
 def printable_lines(text: str) -> str:
@@ -43,6 +41,20 @@ def printable_data(value: Any) -> Any:
 def reversible(text: str) -> str:
     """ASCII that stands for exactly this text and no other: for the names of what is stored."""
     return json.dumps(text)[1:-1]
+
+
+class _Shown(dict[int, str]):
+    """How each character is shown; kept are the few that hostile text is made of."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        shown = character if character.isprintable() else _named(code)
+        if code <= 0xFF or 0xDC80 <= code <= 0xDCFF:
+            self[code] = shown
+        return shown
+
+
+_shown = _Shown()
 
 
 def _named(code: int) -> str:

@@ -97,7 +97,8 @@ def parse(body: bytes) -> RegInfo:
     if len(body) > MOST_OCTETS:
         raise ReginfoError(f"a document of {len(body)} octets; {MOST_OCTETS} are allowed")
     # The encoding is given, so that the document cannot choose among all codecs there are.
-    parser = expat.ParserCreate("utf-8", " ")
+    # Namespaces are for `_Reader`: expat would write out a long one anew for each name that stands in it.
+    parser = expat.ParserCreate("utf-8")
     reader = _Reader()
     parser.StartDoctypeDeclHandler = reader.document_type
     parser.StartElementHandler = reader.start
@@ -112,9 +113,7 @@ def parse(body: bytes) -> RegInfo:
     return reader.document
 
 
-_REGINFO, _REGISTRATION, _CONTACT, _URI = (
-    f"{NAMESPACE} {name}" for name in ("reginfo", "registration", "contact", "uri")
-)
+_REGINFO, _REGISTRATION, _CONTACT, _URI = "reginfo", "registration", "contact", "uri"
 _PATH = (_REGINFO, _REGISTRATION, _CONTACT, _URI)
 """Each element counts inside the one before it, and nowhere else."""
 
@@ -146,20 +145,29 @@ class _Reader:
             raise ReginfoError(f"more than {MOST_ELEMENTS} elements")
         if self.depth > DEEPEST:
             raise ReginfoError(f"elements more than {DEEPEST} deep")
-        if self.depth == 1 and name != _REGINFO:
-            raise ReginfoError(f"the document is {name[:80]!r}, not reginfo in {NAMESPACE}")
-        if self.depth != self.known + 1 or self.known == len(_PATH) or name != _PATH[self.known]:
+        if self.depth != self.known + 1 or self.known == len(_PATH):
+            return
+        self.attributes.append(attributes)
+        prefix, _, local = name.rpartition(":")
+        if local != _PATH[self.known] or self._namespace(prefix) != NAMESPACE:
+            if self.depth == 1:
+                raise ReginfoError(f"the document is {name[:80]!r}, not reginfo in {NAMESPACE}")
+            self.attributes.pop()
             return
         self.known += 1
-        self.attributes.append(attributes)
-        if name == _REGISTRATION:
+        if local == _REGISTRATION:
             self.contacts = []
-        elif name == _CONTACT:
+        elif local == _CONTACT:
             self.uri = None
-        elif name == _URI:
+        elif local == _URI:
             if self.uri is not None:
                 raise ReginfoError("a contact with two URIs")
             self.uri = ""
+
+    def _namespace(self, prefix: str) -> str:
+        """What a prefix stands for here, "" for nothing: only elements of _PATH are open around one of them."""
+        name = f"xmlns:{prefix}" if prefix else "xmlns"
+        return next((each[name] for each in reversed(self.attributes) if name in each), "")
 
     def text(self, data: str) -> None:
         if self.known == self.depth == len(_PATH):
@@ -167,12 +175,13 @@ class _Reader:
             if len(self.uri) > LONGEST:
                 raise ReginfoError(f"a contact URI of more than {LONGEST} characters")
 
-    def end(self, name: str) -> None:
+    def end(self, _: str) -> None:
         self.depth -= 1
         if self.known <= self.depth:
             return
         self.known -= 1
         attributes = self.attributes.pop()
+        name = _PATH[self.known]
         if name == _CONTACT:
             if len(self.contacts) == MOST_CONTACTS:
                 raise ReginfoError(f"a registration with more than {MOST_CONTACTS} contacts")

@@ -3,13 +3,14 @@
 What a REGISTER must show before the core sees it, and what the core's answer does to the sets of its user.
 """
 
+from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
 from pcscf import aka, routing, security
-from pcscf.granted import Granted, first_seconds, read_granted
+from pcscf.granted import Granted, contacts_of, first_seconds, read_granted
 from pcscf.nexthop import NextHops
 from pcscf.observe import NAME, OFFER, Attempt, SetEvent
 from pcscf.registrar import BACKSTOP, Registrar
@@ -545,7 +546,7 @@ def _credentials(request: Request) -> Auth | None:
         raise AgreementError(400, "two Digest Authorization headers")
     names = [name for auth in found for name, _ in auth.params]
     if len(set(names)) < len(names):  # who reads the other one would see another user
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise AgreementError(400, f"the Authorization header has {twice[:40]} twice")
     return found[0] if found else None
 
@@ -562,8 +563,7 @@ def _implied_impi(address_of_record: str) -> str:
 
 def _instance(request: Request) -> str:
     """The `+sip.instance` of the contact, "" without (RFC 5626 4.1)."""
-    for value in request.values("contact"):
-        instance = parse_name_addr(value).param("+sip.instance")
-        if instance:
+    for contact in contacts_of(request):
+        if instance := contact.param("+sip.instance"):
             return instance
     return ""

@@ -92,8 +92,6 @@ def register_to_core(
     out.append(header("Require", ", ".join([*required, "path"])))
     out.append(header("P-Visited-Network-ID", f'"{core.visited_network}"'))
     out.append(core.charging_vector(icid, way))
-    if request.first("content-length") is None:
-        out.append(header("Content-Length", str(len(request.body))))
     return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
 
@@ -143,8 +141,6 @@ def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response
         elif (kept := action(item)) is not None:
             out.append(kept)
     out.extend(extra)
-    if response.first("content-length") is None:
-        out.append(header("Content-Length", str(len(response.body))))
     return response.with_headers(out)
 
 

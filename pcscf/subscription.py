@@ -16,6 +16,10 @@ ENDS_DIALOG = frozenset({404, 405, 410, 416, 480, 481, 482, 483, 484, 485, 489, 
 """Answers to a refresh that end the subscription; after any other it lives on (RFC 6665 4.1.2.3)."""
 
 
+MOST_ROUTES = 70
+"""Entries of a route set: no request passes more proxies (RFC 3261 8.1.1.6)."""
+
+
 class Standing(NamedTuple):
     """Subscription-State (RFC 6665 8.2.3); the numbers are seconds, None where it does not say."""
 
@@ -129,7 +133,10 @@ def _target(message: Request | Response) -> str:
 
 def _routes(message: Request | Response) -> tuple[str, ...]:
     """The URIs of Record-Route, in order. Raises ParseError."""
-    return tuple(_sip(value) for value in message.values("record-route"))
+    values = message.values("record-route")
+    if len(values) > MOST_ROUTES:
+        raise ParseError(f"{len(values)} entries of Record-Route")
+    return tuple(_sip(value) for value in values)
 
 
 def _sip(value: str) -> str:

@@ -160,8 +160,6 @@ class Terminating:
                 out.append(header("Max-Forwards", str(int(item.value) - 1)))
         if not seen_hops:
             out.append(header("Max-Forwards", "70"))
-        if request.first("content-length") is None:
-            out.append(header("Content-Length", str(len(request.body))))
         return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
     def _to_core(

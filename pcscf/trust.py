@@ -325,6 +325,8 @@ _INDICATOR = frozenset({"integrity-protected"})
 _CLAIMS = frozenset({"cpc", "oli", "verstat"})
 _CATEGORY = frozenset({"cpc", "oli"})
 _IOTL = frozenset({"iotl"})
+_LONGEST_NAME = 3 * max(map(len, _CLAIMS | _IOTL))
+"""Characters of such a name where each is escaped."""
 _PARAMETER = re.compile(
     r'"(?:[^"\\]|\\.)*+(?:"|\\?$)|(;\s*+([^;=,<>@?\s"]++)(?:\s*+=\s*+(?:"(?:[^"\\]|\\.)*+(?:"|\\?$)|[^;,<>@?\s"]*+))?+)',
     re.DOTALL,
@@ -339,7 +341,8 @@ def _without_parameters(text: str, names: frozenset[str]) -> str:
         return text
 
     def kept(found: re.Match[str]) -> str:
-        return "" if found[1] and unquote(found[2]).lower() in names else found[0]
+        named = found[2] or ""
+        return "" if len(named) <= _LONGEST_NAME and unquote(named).lower() in names else found[0]
 
     return _PARAMETER.sub(kept, text)
 

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import re
 import shutil
 import sys
 from contextlib import suppress
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 EVERY = 0.3
 """Seconds between two looks at the journal."""
 LEAST_WIDTH, REPORT_WIDTH = 80, 130
+FONT_FACE, FONTS = "@font-face {", 2
+"""What begins the fonts of a drawing, and how many it has; what stands further on may be text of peers."""
 COLOURS = {"esp": "cyan", "clear": "yellow", "shut": "red", "bad": "red"}
 
 
@@ -118,8 +119,10 @@ def _show(options: argparse.Namespace) -> int:
             recorder = Console(record=True, width=width, file=nowhere, highlight=False, force_terminal=True)
             recorder.print(drawn)
             picture = recorder.export_svg(title=f"pcscf trace {options.capture.name}", font_aspect_ratio=0.61)
-        # A page that shows it is not to fetch anything from elsewhere: the fonts are those of the reader.
-        _write(options.svg, re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL))
+        for _ in range(FONTS):  # a page that shows it is not to fetch anything: the fonts are those of the reader
+            before, _, font = picture.partition(FONT_FACE)
+            picture = before + font.partition("}")[2].lstrip()
+        _write(options.svg, picture)
     if options.html is None and options.svg is None:
         shown.print(drawn)
     return 0

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pcscf.sip.message import Message, split_list
-from pcscf.sip.parse import TOKEN, ParseError
+from pcscf.sip.parse import MOST_PARAMS, TOKEN, ParseError
 
 Params = tuple[tuple[str, str], ...]
 """Parameters in order: lower-case name, value without its quotes, "" for a bare name."""
@@ -23,8 +23,10 @@ _VIA = re.compile(
 )
 _DISPLAY = re.compile(rf"(?:{_QUOTED}\s*+|[A-Za-z0-9.!%*_+`'~\s\u0080-\U0010ffff-]*+)<", re.DOTALL | re.ASCII)
 _TOKEN = re.compile(TOKEN)
+_NOT_IN_ADDRESS = re.compile(r'[\s,?"<>]')
+_NOT_IN_BRACKETS = re.compile(r"[\s<]")
 KEPT_OCTETS = 512
-"""Parameters of longer values are not kept, so that a peer cannot fill memory with them."""
+"""Longer values and their parameters are not kept, so that a peer cannot fill memory with them."""
 _CSEQ = re.compile(rf"([0-9]{{1,10}})\s++({TOKEN})", re.ASCII)
 _SCHEME = re.compile(rf"({TOKEN})\s++", re.ASCII)
 _AUTH_PARAM = re.compile(rf'\s*+({TOKEN})\s*+=\s*+({_QUOTED}|[^\s",]*+)\s*+(,|$)', re.DOTALL | re.ASCII)
@@ -97,9 +99,13 @@ def top_via(message: Message) -> str:
     return values[0]
 
 
-@lru_cache(maxsize=64)  # few, for they may be long
 def parse_via(value: str) -> Via:
     """Read one Via value (RFC 3261 20.42). Kept for a while: the way of one message asks for its Via several times."""
+    return (_via if len(value) <= KEPT_OCTETS else _via.__wrapped__)(value)
+
+
+@lru_cache(maxsize=256)
+def _via(value: str) -> Via:
     text = value.strip()
     found = _VIA.match(text)
     if found is None:
@@ -126,12 +132,12 @@ def _name_addr(value: str) -> NameAddr:
     if found is None:
         uri, semicolon, _ = text.partition(";")
         uri = uri.rstrip()
-        if re.search(r'[\s,?"<>]', uri) or ":" not in uri:
+        if _NOT_IN_ADDRESS.search(uri) or ":" not in uri:
             raise ParseError(f"no address: {value[:80]!r}")
         end = text.index(";") if semicolon else len(text)
         return NameAddr(display="", uri=uri, params=_params(text, end, "address"))
     end = text.find(">", found.end())
-    if end < 0 or re.search(r"[\s<]", uri := text[found.end() : end]) or ":" not in uri:
+    if end < 0 or _NOT_IN_BRACKETS.search(uri := text[found.end() : end]) or ":" not in uri:
         raise ParseError(f"no address: {value[:80]!r}")
     return NameAddr(display=_unquote(found[0][:-1].strip()), uri=uri, params=_params(text, end + 1, "address"))
 
@@ -201,13 +207,13 @@ def _patterns(names: frozenset[str]) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def _auth_params(text: str, position: int) -> list[tuple[str, str, int, int]] | None:
-    """Name, raw value, start and end of each parameter; None if the text is not wholly parameters."""
-    params = []
+    """Name, raw value, start and end of each parameter; None if the text is not wholly a few parameters."""
+    params: list[tuple[str, str, int, int]] = []
     end = len(text)
     comma = True
     while position < end:
         found = _AUTH_PARAM.match(text, position)
-        if found is None:
+        if found is None or len(params) == MOST_PARAMS:
             return None
         comma = bool(found[3])
         params.append((found[1].lower(), found[2], position, found.start(3)))
@@ -220,14 +226,18 @@ def _params(text: str, position: int, what: str) -> Params:
         return ()
     plain = text[position:].replace("; ", ";")
     if plain[0] == ";" and plain.isascii() and plain.isprintable() and not any(map(plain.__contains__, ' "<>,')):
-        parts = plain[1:].split(";")  # the common case, without a match for each parameter
+        parts = plain[1:].split(";", MOST_PARAMS)  # the common case, without a match for each parameter
+        if len(parts) > MOST_PARAMS:
+            raise _too_many(what)
         pairs = tuple(map(_plain_param if len(plain) <= KEPT_OCTETS else _plain_param.__wrapped__, parts))
         if None not in pairs:
             return pairs  # type: ignore[return-value]
         raise ParseError(f"{what}: no parameter: {parts[pairs.index(None)][:60]!r}")
-    params = []
+    params: list[tuple[str, str]] = []
     end = len(text)
     while position < end:
+        if len(params) == MOST_PARAMS:
+            raise _too_many(what)
         found = _PARAM.match(text, position)
         if found is None:
             raise ParseError(f"{what}: parameters cannot be read: {text[position : position + 60]!r}")
@@ -235,6 +245,10 @@ def _params(text: str, position: int, what: str) -> Params:
         params.append((found[1].lower(), _unquote(raw) if raw else ""))
         position = found.end()
     return tuple(params)
+
+
+def _too_many(what: str) -> ParseError:
+    return ParseError(f"{what}: more than {MOST_PARAMS} parameters")
 
 
 @lru_cache(maxsize=4096)
@@ -250,4 +264,6 @@ def _unquote(raw: str) -> str:
     if not raw.startswith('"'):
         return raw
     inner = raw[1:-1]
-    return re.sub(r"\\(.)", r"\1", inner, flags=re.DOTALL) if "\\" in inner else inner
+    if "\\" not in inner:
+        return inner
+    return "\\".join([part.replace("\\", "") for part in inner.split("\\\\")])

@@ -1,8 +1,9 @@
 """SIP messages as values: header lines that keep their bytes, and the few edits a proxy makes.
 
 A message is immutable; an edit makes a new one that shares every untouched header. Serialising an untouched message
-gives the bytes it was parsed from, but for the version: we send it in upper case (RFC 3261 7.1). Parsing is `parse`,
-meaning of a value is `fields` and `uri` (RFC 3261 7, 7.3.1).
+gives the bytes it was parsed from, but for the version, which we send in upper case (RFC 3261 7.1), and for a
+Content-Length that was absent or could be misread. Parsing is `parse`, meaning of a value is `fields` and `uri` (RFC
+3261 7, 7.3.1).
 """
 
 import re
@@ -35,7 +36,8 @@ COMPACT = {
 """Compact form -> long form, lower case (RFC 3261 7.3.3 and the IANA registry)."""
 
 
-_QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# An unterminated quote runs to the end: a pattern that fails there begins anew at each quote behind a backslash.
+_QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _TAG = re.compile(r";\s*+tag\s*+=", re.IGNORECASE | re.ASCII)
 
 

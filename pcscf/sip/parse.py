@@ -2,13 +2,16 @@
 
 Checks what every receiver must be able to rely on: a start line, header lines, the five headers that name a
 transaction, CSeq and Content-Length. What else a header means is found out in `fields` when somebody asks.
+
+Every message that is given has one Content-Length, which is that of its body: over UDP it may be absent, or longer than
+a reader of a stream would take it for, and whoever passes the message on over TCP would send its body as more messages.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pcscf.sip.message import COMPACT, Header, Message, Request, Response
+from pcscf.sip.message import COMPACT, Header, Message, Request, Response, header
 
 TOKEN = r"[A-Za-z0-9.!%*_+`'~-]+"
 """`token` of RFC 3261 25.1, as a regular expression."""
@@ -19,6 +22,7 @@ BLANK = " \t"
 _TOKEN = re.compile(TOKEN)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9]{2}) (.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _NOT_IN_URI = re.compile(r'[\s<>"]')
+_PLAIN_LENGTH = re.compile(r"[A-Za-z-]+:[ \t]*(0|[1-9][0-9]{0,9})")
 _MANDATORY = frozenset({"via", "from", "to", "call-id", "cseq"})
 _ONCE = frozenset({"from", "to", "call-id", "cseq", "content-length", "max-forwards"})
 
@@ -38,21 +42,29 @@ class ParseError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a peer may send: octets of head and body, number of header lines.
+    """What a peer may send: octets of head and body, number of header lines and, in all of them, of commas.
 
     Together they leave room in a UDP datagram for what a proxy adds: whatever comes over TCP can go on over UDP.
     """
 
     head: int = 32_768
     headers: int = 256
+    commas: int = 1024
+    """Ten times what long lists of identities and contacts have: a value of a list costs more than its octets."""
     body: int = 30_000
 
 
 LIMITS = Limits()
 
+MOST_PARAMS = 64
+"""Parameters of one value or URI: three times as many as the longest Contact of a phone has."""
+
 
 def parse(data: bytes, limits: Limits = LIMITS) -> Request | Response:
-    """Parse one datagram. Bytes beyond Content-Length are dropped; fewer are an error (RFC 3261 18.3)."""
+    """Parse one datagram. Bytes beyond Content-Length are dropped; fewer are an error (RFC 3261 18.3).
+
+    Without Content-Length all is body, and the message gets one.
+    """
     start = 0
     while data.startswith(b"\r\n", start):
         start += 2
@@ -67,6 +79,8 @@ def parse(data: bytes, limits: Limits = LIMITS) -> Request | Response:
         body = body[:length]
     if len(body) > limits.body:
         raise ParseError(f"a body of {len(body)} octets; {limits.body} are allowed", status=513, message=message)
+    if length is None:
+        message = message.with_headers((*message.headers, header("Content-Length", str(len(body)))))
     return _with_body(message, body) if body else message
 
 
@@ -144,7 +158,7 @@ def _too_long(limits: Limits) -> ParseError:
 
 
 def _head(data: bytes, limits: Limits) -> tuple[Request | Response, int | None]:
-    """Read start line and headers; also gives Content-Length, None if absent."""
+    """Read start line and headers; also gives Content-Length, None if absent. It is written in a form that all read."""
     if len(data) > limits.head:
         raise _too_long(limits)
     text = data.decode("utf-8", "surrogateescape")
@@ -154,7 +168,10 @@ def _head(data: bytes, limits: Limits) -> tuple[Request | Response, int | None]:
     breaks = len(lines) - 1
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
         raise ParseError("a lone CR, a lone LF or a NUL among the headers")
+    if (commas := text.count(",")) > limits.commas:
+        raise ParseError(f"{commas} commas among the headers; {limits.commas} are allowed", status=513)
     headers: list[Header] = []
+    folded: dict[int, list[str]] = {}
     bad = ""
     for line in lines[1:]:
         raw, colon, value = line.partition(":")
@@ -163,23 +180,34 @@ def _head(data: bytes, limits: Limits) -> tuple[Request | Response, int | None]:
             if line.startswith((" ", "\t")):
                 if not headers:
                     raise ParseError("the first header line is a continuation")
-                name, value, whole = headers[-1]
-                headers[-1] = Header(name, f"{value} {line.strip(BLANK)}".strip(BLANK), f"{whole}\r\n{line}")
+                folded.setdefault(len(headers) - 1, []).append(line)
                 continue
             canonical = _canonical(raw)
         if canonical and colon:
             headers.append(_new_tuple(Header, (canonical, value.strip(BLANK), line)))
         else:
             bad = bad or f"no header line: {line[:40]!r}"
+    for place, more in folded.items():
+        name, value, line = headers[place]
+        said = [each for each in more if each.strip(BLANK)]  # a line of blanks might be taken for the empty line
+        value = " ".join(filter(None, [value, *[each.strip(BLANK) for each in said]]))
+        headers[place] = Header(name, value, "\r\n".join([line, *said]))
     message, problem, status = _start_line(lines[0], tuple(headers))
+    length: Header | None = None
     try:
         length = _check(message, headers)
     except ParseError as error:
         bad = bad or str(error)
-        length = None
     if problem or bad:
         raise ParseError(problem or bad, status=status if problem else 400, message=message)
-    return message, length
+    if length is None:
+        return message, None
+    if plain := _PLAIN_LENGTH.fullmatch(length.line):
+        return message, int(plain[1])
+    # Folded, with zeros in front or a blank before the colon: what others may read otherwise goes on in plain form.
+    octets = int(length.value)
+    written = header("Content-Length", str(octets))
+    return message.with_headers(written if item is length else item for item in headers), octets
 
 
 def _canonical(raw: str) -> str:
@@ -223,9 +251,9 @@ def _start_line(line: str, headers: tuple[Header, ...]) -> tuple[Request | Respo
     return message, "", 0
 
 
-def _check(message: Request | Response, headers: list[Header]) -> int | None:
-    """Raises ParseError for headers that no receiver could work with; gives Content-Length."""
-    seen = {item[0]: item[1] for item in headers}
+def _check(message: Request | Response, headers: list[Header]) -> Header | None:
+    """Raises ParseError for headers that no receiver could work with; gives Content-Length, which is a number."""
+    seen = {item[0]: item for item in headers}
     if len(seen) < len(headers):
         names = [item[0] for item in headers]
         for name in _ONCE:
@@ -234,7 +262,7 @@ def _check(message: Request | Response, headers: list[Header]) -> int | None:
     missing = _MANDATORY - seen.keys()
     if missing:
         raise ParseError(f"without {', '.join(sorted(missing))}")
-    number, method, *rest = [*seen["cseq"].split(None, 2), "", ""]
+    number, method, *rest = [*seen["cseq"][1].split(None, 2), "", ""]
     if not (number.isascii() and number.isdigit() and len(number) <= 10 and int(number) < 1 << 31):
         raise ParseError(f"CSeq number is no integer below 2**31: {number[:40]!r}")
     if not method or any(rest) or (isinstance(message, Request) and method != message.method):
@@ -242,6 +270,7 @@ def _check(message: Request | Response, headers: list[Header]) -> int | None:
     length = seen.get("content-length")
     if length is None:
         return None
-    if not (length.isascii() and length.isdigit() and len(length) <= 10):
-        raise ParseError(f"Content-Length is no number: {length[:40]!r}")
-    return int(length)
+    digits = length[1]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 10):
+        raise ParseError(f"Content-Length is no number: {digits[:40]!r}")
+    return length

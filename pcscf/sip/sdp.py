@@ -130,23 +130,24 @@ def parse_sdp(body: bytes) -> Session:
     if len(origin.split()) != 6:
         raise ParseError(f"o= has not six fields: {origin[:60]!r}", status=488)
     head: list[str] = []
-    media: list[Media] = []
+    media: list[tuple[Media, list[str], list[str]]] = []  # each with its other lines and its attributes
     for line in lines[2:]:
         if len(line) < 2 or line[1] != "=":
             raise ParseError(f"no line of a session description: {line[:60]!r}", status=488)
         if line.startswith("m="):
             if len(media) == MOST_STREAMS:
                 raise ParseError(f"more than {MOST_STREAMS} streams", status=488)
-            media.append(_media(line[2:]))
+            media.append((_media(line[2:]), [], []))
         elif not media:
             head.append(line)
         elif line.startswith("a="):
-            media[-1] = replace(media[-1], attributes=(*media[-1].attributes, line[2:]))
+            media[-1][2].append(line[2:])
         else:
-            media[-1] = replace(media[-1], others=(*media[-1].others, line))
+            media[-1][1].append(line)
     if not any(line.startswith("s=") for line in head):
         raise ParseError("a session description without s=", status=488)
-    return Session(origin=origin, lines=tuple(head), media=tuple(media))
+    streams = (replace(each, others=tuple(others), attributes=tuple(values)) for each, others, values in media)
+    return Session(origin=origin, lines=tuple(head), media=tuple(streams))
 
 
 def connection_line(address: IPv4Address | IPv6Address) -> str:

@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import MOST_PARAMS, ParseError
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -15,6 +16,12 @@ _RESERVED = re.compile(r"(%(?:2[4-6BCF]|3[ABDF]|40))", re.IGNORECASE)
 """Escapes of RFC 2396's reserved characters and of % itself: undone, they would mean something else (19.1.4)."""
 _DISTINCTIVE = ("user", "ttl", "method", "maddr", "transport")
 """Parameters that make two URIs differ when only one has them (RFC 3261 19.1.4)."""
+
+LONGEST = 4096
+"""Characters of a URI that is read; those with the most to say (Refer-To with Replaces, GRUUs) have a few hundred."""
+
+KEPT = 256
+"""Characters of a URI that is kept, so that a peer cannot fill memory with them."""
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -50,11 +57,21 @@ class Uri:
 
 
 def parse_uri(text: str) -> Uri:
-    """Parse one URI, without angle brackets. Raises ParseError (400; 416 for a scheme that is none of ours)."""
+    """Parse one URI, without angle brackets. Raises ParseError (400; 416 for a scheme that is none of ours).
+
+    Kept for a while: a document of the core names many URIs that are each compared with all of a user.
+    """
+    return (_parse if len(text) <= KEPT else _parse.__wrapped__)(text)
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Uri:
     scheme, colon, rest = text.partition(":")
     scheme = scheme.lower()
     if not colon or not rest:
         raise ParseError(f"no URI: {text[:60]!r}")
+    if len(text) > LONGEST:
+        raise ParseError(f"a URI of {len(text)} characters; {LONGEST} are read: {text[:60]!r}")
     if scheme not in ("sip", "sips", "tel"):
         raise ParseError(f"URI scheme {scheme[:20]!r} is not supported", status=416)
     if _NOT_IN_URI.search(rest) or _ESCAPE.search(rest):
@@ -77,6 +94,8 @@ def parse_uri(text: str) -> Uri:
     port = int(found[2] or 0)
     if port > 0xFFFF:
         raise ParseError(f"port {port} is above 65535")
+    if headers.count("&") >= MOST_PARAMS:
+        raise ParseError(f"more than {MOST_PARAMS} headers in a URI: {text[:60]!r}")
     return Uri(
         scheme=scheme,
         user=_unescape_user(user),
@@ -110,6 +129,8 @@ def same_uri(left: Uri, right: Uri) -> bool:
 def _params(text: str) -> Pairs:
     if not text:
         return ()
+    if text.count(";") >= MOST_PARAMS:
+        raise ParseError(f"more than {MOST_PARAMS} URI parameters: {text[:60]!r}")
     pairs = []
     for item in text.split(";"):
         name, _, value = item.partition("=")

@@ -99,6 +99,8 @@ def test_what_a_peer_may_send_is_limited() -> None:
     data = message(b"Content-Length: 4", body=b"four")
     head = data.index(b"\r\n\r\n")
     assert parse(data, Limits(head=head, headers=6, body=4)).body == b"four"
+    listed = data.replace(b"Call-ID: c1", b"Call-ID: c,,1")
+    assert parse(listed, Limits(commas=2)) and refusal(listed, Limits(commas=1)).status == 513
     for limits in (Limits(head=head - 1), Limits(headers=5), Limits(body=3)):
         assert refusal(data, limits).status == 513
         with pytest.raises(ParseError) as raised:
@@ -136,3 +138,10 @@ def test_a_stream_gives_what_came_before_a_fault_and_nothing_after() -> None:
     assert len(taken) == 1
     with pytest.raises(ParseError, match="no Content-Length"):
         list(stream.feed(good))
+
+
+def test_a_line_of_blanks_does_not_go_on() -> None:
+    """Step 1, 16: it continues a header for us (RFC 3261 7.3.1); others might take it for the end of all headers."""
+    read = parse(message(b"X-Folded: one", b" \t", b"  two", b" ", b"Content-Length: 0"))
+    assert read.first("x-folded") == "one two"
+    assert b"X-Folded: one\r\n  two\r\nContent-Length: 0\r\n" in read.to_bytes()
