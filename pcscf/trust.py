@@ -113,10 +113,10 @@ def without_iotl(item: Header) -> Header:
 
 def anonymous_history(item: Header) -> Header:
     """History-Info whose private entries name nobody (RFC 7044 10.1.2)."""
-    if "privacy" not in unquote(item.value).lower():
+    entries = split_list(item.value)
+    if not any(map(_is_private, entries)):
         return item
-    entries = [_anonymous(entry) if _is_private(entry) else entry for entry in split_list(item.value)]
-    return _again(item, ", ".join(entries))
+    return _again(item, ", ".join(_anonymous(entry) if _is_private(entry) else entry for entry in entries))
 
 
 UP = (Crossing.REQUEST_UP, Crossing.RESPONSE_UP, Crossing.REGISTER_UP)
@@ -302,6 +302,8 @@ def _kinds(rule: Rule) -> list[str]:
     return split_list(rule.dropped_with)
 
 
+_LONGEST_WORD = 32
+"""Characters of what is compared with a word: "privacy" with each letter escaped, and some blanks, has no more."""
 _NO_PRIVACY: frozenset[str] = frozenset()
 _PRIVACY = frozenset(kind for rule in RULES for kind in _kinds(rule))
 """The kinds of privacy that decide about a header."""
@@ -364,8 +366,14 @@ def _again(item: Header, value: str) -> Header:
 def _is_private(entry: str) -> bool:
     """Whether an entry of History-Info asks for privacy: `<sip:bob@home?Privacy=history>;index=1`."""
     _, _, headers = entry.rpartition(">")[0].partition("?")
-    pairs = (unquote(pair).lower().partition("=") for pair in headers.split("&"))
-    return any(name.strip() == "privacy" and value.strip() != "none" for name, _, value in pairs)
+    pairs = (pair.partition("=") for pair in headers.split("&"))
+    return any(_is(name, "privacy") and not _is(value, "none") for name, _, value in pairs)
+
+
+def _is(escaped: str, word: str) -> bool:
+    """Whether a text, with or without escapes and blanks around it, is this word."""
+    text = escaped.strip()
+    return len(text) <= _LONGEST_WORD and unquote(text).strip().lower() == word
 
 
 def _anonymous(entry: str) -> str:
