@@ -183,7 +183,8 @@ class Watched:
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak of its memory is counted from now
 
     def look(self) -> None:
-        """To be called now and then."""
+        """To be called now and then. It must not have ended."""
+        assert self._stat()[0] != "Z", "the P-CSCF has ended"
         self.files = max(self.files, len(list(Path(f"/proc/{self.pid}/fd").iterdir())))
 
     def cpu(self) -> float:
@@ -210,6 +211,10 @@ class Watched:
     def _waiting(self) -> float:
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
 
+    def _stat(self) -> list[str]:
+        """From the state on."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+
     def _seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = self._stat()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
