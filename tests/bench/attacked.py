@@ -17,12 +17,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from pcscf.lab.network import Network
-from tests.bench.flooder import BOUND, FIRST_KNOWN, KNOWN, MANY, ONE, udp_sockets
+from tests.bench.flooder import BOUND, FIRST_KNOWN, KNOWN, MANY, ONE, udp_socket
 from tests.interop.phone import user
 from tests.interop.plant import CONFIG, REALM, Plant
 
 NEW_ADDRESSES = ("10.45.0.3", "10.45.0.4", "10.45.0.5")
 """Of new phones."""
+MW = "10.46.0.1"
+"""The P-CSCF toward the core."""
 GATEWAY = "10.45.0.254"
 """The router that phones of other networks are behind."""
 COUNTING = """
@@ -199,9 +201,9 @@ class Watched:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024, 1)
 
-    def dropped(self) -> int:
-        """Datagrams that found its socket for REGISTER full."""
-        return sum(dropped for _, dropped in udp_sockets(self.pid))
+    def dropped(self, address: str) -> int:
+        """Datagrams for which its socket at PORT of this address had no room."""
+        return udp_socket(self.pid, address).dropped
 
     def dropped_esp(self) -> int:
         """Packets that its raw sockets had no room for."""

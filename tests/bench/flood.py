@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.bench.attacked import NEW_ADDRESSES, Counted, Helper, Watched, count, site
+from tests.bench.attacked import MW, NEW_ADDRESSES, Counted, Helper, Watched, count, site
 from tests.bench.flooder import BOUND, ONE, PCSCF, Plan
 from tests.interop.phone import Phone, user
 from tests.interop.plant import START_WITHIN, Plant
@@ -256,8 +256,7 @@ def flooded(kind: str, sources: int, wanted: Wanted) -> Figures:
                 "new_phone_s": registered,
                 "memory_mib": target(pcscf.peak_mib(), MEMORY_MIB),
                 **of_answers(before, count(plant)),
-                "datagrams_dropped": pcscf.dropped(),
-                "esp_dropped": pcscf.dropped_esp(),
+                "dropped": {"clear": pcscf.dropped(PCSCF), "esp": pcscf.dropped_esp(), "core": pcscf.dropped(MW)},
                 **load,
                 "open_files": pcscf.files,
             }

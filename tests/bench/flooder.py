@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import count, cycle
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 REALM = "ims.mnc001.mcc001.3gppnetwork.org"
 PCSCF = "10.45.0.1"
@@ -247,18 +248,25 @@ def as_it_takes_them(plan: Plan, send: Callable[[bytes], object], pool: list[Par
     return {"sent": sent, "octets": octets, "seconds": time.monotonic() - begun}
 
 
-def udp_sockets(pid: int) -> list[tuple[int, int]]:
-    """Octets that wait in, and datagrams that were dropped by, each UDP socket at PORT where a process lives."""
-    found = []
+class UdpSocket(NamedTuple):
+    """Octets that wait in it, and datagrams that it had no room for."""
+
+    waiting: int
+    dropped: int
+
+
+def udp_socket(pid: int, address: str) -> UdpSocket:
+    """The one at PORT of this address where a process lives."""
+    local = f"{int.from_bytes(IPv4Address(address).packed, sys.byteorder):08X}:{PORT:04X}"
     for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]:
         fields = line.split()
-        if int(fields[1].partition(":")[2], 16) == PORT:
-            found.append((int(fields[4].partition(":")[2], 16), int(fields[12])))
-    return found
+        if fields[1] == local:
+            return UdpSocket(int(fields[4].partition(":")[2], 16), int(fields[12]))
+    raise LookupError(f"there is no UDP socket at {address} port {PORT}")
 
 
 def queued(pid: int) -> int:
-    return max((waiting for waiting, _ in udp_sockets(pid)), default=0)
+    return udp_socket(pid, PCSCF).waiting
 
 
 # Slow connections
