@@ -2,6 +2,7 @@
 # make test   all tests, those of the kernel on a kernel that has ESP
 # make check  format, lint, types and unit tests
 # make bench  CPU microseconds, one JSON object a line
+# make long   what takes longer than CI may: floods of 10 s each and what phones notice of them, one JSON object a line
 # make docker-test  the image, and the scenarios of the lab in containers
 # make samples  the captures of pcap-samples, made anew
 
@@ -19,7 +20,7 @@ WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_ts
   test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
   test_lab.py::test_lab_verifies_three_ues)
 .DEFAULT_GOAL := lab
-.PHONY: lab test check bench samples docker-test packages test-packages clean
+.PHONY: lab test check bench long samples docker-test packages test-packages clean
 
 # Install what is missing of the system packages $(1); where we are not root, say what to install.
 define need
@@ -62,6 +63,9 @@ bench: packages test-packages $(VENV)/installed-dev
 	@$(VENV)/bin/python -m tests.bench looked-at
 	@PCSCF_LONG=1 $(VENV)/bin/python -m tests.kernel.run -q -s --color=no tests/interop/test_restart.py -k serving
 	@$(VENV)/bin/python -m tests.kernel.run --exec $(abspath $(VENV))/bin/python -m tests.bench kernel 1000
+
+long: packages $(VENV)/installed-dev
+	@$(VENV)/bin/python -m tests.bench flood
 
 docker-test: $(VENV)/installed
 	$(if $(shell command -v docker),,$(call need,$(DOCKER_PACKAGES)))
