@@ -18,10 +18,14 @@ from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE, Connections, 
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError, StreamParser, parse
 from pcscf.vocabulary import Flow, Interface
+from xfrm.buffers import receive_room
 from xfrm.guard import discard_waiting
 from xfrm.model import IPAddress
 
-DATAGRAMS_PER_WAKEUP = 64
+DATAGRAMS_PER_WAKEUP = {Interface.GM: 16, Interface.GM_PROTECTED: 64, Interface.MW: 64}
+"""Read of one socket before the others have their turn: a flood in clear keeps what is inside ESP waiting for less."""
+RECEIVE_ROOM = 4 << 20
+"""Octets that may wait at a UDP socket: what comes while others have their turn is not lost."""
 ACCEPTED_PER_WAKEUP = 16
 ACCEPT_BACKLOG = 512
 ACCEPT_AGAIN = 0.5
@@ -269,7 +273,7 @@ class Transport:
         flows: dict[tuple[str, int], Flow],
     ) -> None:
         buffer = self._buffer
-        for _ in range(DATAGRAMS_PER_WAKEUP):
+        for _ in range(DATAGRAMS_PER_WAKEUP[interface]):
             try:
                 size, sender = udp.recvfrom_into(buffer)
             except BlockingIOError:
@@ -539,6 +543,8 @@ def _bound(address: IPAddress, port: int, kind: socket.SocketKind) -> socket.soc
     try:
         if kind is socket.SOCK_STREAM:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            receive_room(made, RECEIVE_ROOM)
         made.bind((str(address), port))
     except OSError as error:
         made.close()

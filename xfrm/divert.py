@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from xfrm.buffers import receive_room, send_room
 from xfrm.model import IPAddress, KernelError, Loss, PortRange
 from xfrm.netlink import Channel, Request
 from xfrm.nftables import Tables
@@ -36,6 +37,7 @@ from xfrm.rtnetlink import (
     default_route,
     delete_rule,
     leaves_by,
+    link,
     link_up,
     link_without_addresses,
     no_link_at_all,
@@ -68,8 +70,6 @@ _IDENTITIES: Final = 1 << 28
 _TUNSETIFF: Final = 0x400454CA
 _IFF_TUN: Final = 1
 _IFF_NO_PI: Final = 0x1000
-_SO_SNDBUFFORCE: Final = 32
-_SO_RCVBUFFORCE: Final = 33
 _IP_MTU_DISCOVER: Final = 10
 _IP_PMTUDISC_DONT: Final = 0
 
@@ -193,15 +193,12 @@ class Divert:
     def restore(self) -> list[Loss]:
         """Put back what somebody took away of the packet filter, the rules and the routes; what it was.
 
-        A TUN that is gone does not come back: the sockets are bound to it, and stay closed.
+        A TUN that is gone does not come back: the sockets are bound to it, and stay closed. Looking needs no new file
+        descriptor, of which others may have taken the last.
         """
         if self.tun < 0:
             return []
-        try:
-            there = socket.if_nametoindex(self.name) == self._link
-        except OSError:
-            there = False
-        if not there:
+        if self._channel.batch([link(self._link)])[0].errno == errno.ENODEV:
             return [Loss(f"device {self.name} of {self.address}", "it cannot be made anew; restart to serve again")]
         losses = []
         for what, is_there, put_back in (
@@ -375,11 +372,8 @@ def _open_raw(address: IPAddress) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, ESP)
     try:
-        for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
-            try:
-                raw.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
-            except PermissionError:  # root of a user namespace
-                raw.setsockopt(socket.SOL_SOCKET, plain, SOCKET_BUFFER)
+        receive_room(raw, SOCKET_BUFFER)
+        send_room(raw, SOCKET_BUFFER)
         if address.version == 4:
             # Routers on the way may cut ESP; with DF set, the first large packets of a narrow path would be lost.
             raw.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)

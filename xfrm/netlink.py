@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from xfrm.buffers import receive_room
+
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length type flags sequence port
 _ERROR: Final = struct.Struct("=i")
 _ATTRIBUTE: Final = struct.Struct("=HH")
@@ -31,7 +33,6 @@ _NLMSGERR_ATTR_MSG: Final = 1
 _SOL_NETLINK: Final = 270
 _NETLINK_CAP_ACK: Final = 10
 _NETLINK_EXT_ACK: Final = 11
-_SO_RCVBUFFORCE: Final = 33
 
 _BATCH: Final = 64
 """Requests in one sendmsg: their answers must fit SO_RCVBUF together."""
@@ -68,10 +69,7 @@ class Channel:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         try:
             self._socket.setblocking(False)
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_QUEUE)
-            except PermissionError:  # root of a user namespace
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_QUEUE)
+            receive_room(self._socket, _RECEIVE_QUEUE)
             # Without CAP_ACK a refusal repeats the whole request, keys included.
             for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
                 with contextlib.suppress(OSError):

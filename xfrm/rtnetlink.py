@@ -17,6 +17,7 @@ from xfrm.netlink import Request
 NETLINK_ROUTE: Final = 0
 
 _RTM_DELLINK: Final = 17
+_RTM_GETLINK: Final = 18
 _RTM_SETLINK: Final = 19
 _RTM_GETADDR: Final = 22
 _RTM_NEWROUTE: Final = 24
@@ -123,6 +124,11 @@ def link_without_addresses(index: int) -> Request:
     """Keep IPv6 from giving the link an address and talking about it. Refused where there is no IPv6."""
     mode = _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_IN6_ADDR_GEN_MODE_NONE]))
     return Request(_RTM_SETLINK, _LINK.pack(0, 0, index, 0, 0) + _nested(_IFLA_AF_SPEC, _nested(socket.AF_INET6, mode)))
+
+
+def link(index: int) -> Request:
+    """Ask for a link by its number: ENODEV when it is gone."""
+    return Request(_RTM_GETLINK, _LINK.pack(0, 0, index, 0, 0))
 
 
 def no_link_at_all() -> Request:

@@ -64,6 +64,26 @@ async def until(condition: object) -> None:
             await asyncio.sleep(0.005)
 
 
+def test_a_flood_in_clear_waits_for_what_is_inside_esp() -> None:
+    """Step 1, 5: it has room to wait in, and is read in smaller parts than protected ports."""
+
+    async def run() -> None:
+        heard = Heard()
+        clear, protected = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
+        await heard.transport.listen_udp(HERE, clear, Interface.GM)
+        await heard.transport.listen_udp(HERE, protected, Interface.GM_PROTECTED)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            for _ in range(2000):
+                peer.sendto(MESSAGE, (str(HERE), clear))
+            for _ in range(20):
+                peer.sendto(MESSAGE, (str(HERE), protected))
+        await until(lambda: len(heard.messages) == 2020)
+        ports = [flow.local_port for _, flow in heard.messages]
+        assert max(place for place, port in enumerate(ports) if port == protected) < 100
+
+    within(run())
+
+
 def test_datagrams_in_and_out() -> None:
     async def run() -> None:
         heard = Heard()
