@@ -338,7 +338,10 @@ class Proxy:
             self._signalling.reply_at_once(request, flow, status, refusal.headers, refusal.body)
             return
         self._turn.problem(f"an emergency {request.method} of a UE that is not registered is served", flow)
-        self._signalling.receive(request, flow, self._relay)
+        try:
+            self._signalling.receive(request, flow, self._relay)
+        finally:  # it may have been refused, be a repetition, or have no way to answer it
+            self._relay.release(flow)
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
         self._turn.problem(f"not a SIP message: {error}", flow, kind=ProblemKind.MALFORMED)
