@@ -106,6 +106,8 @@ class Proxy:
     def __init__(self, settings: Settings, *, random_octets: Callable[[int], bytes]) -> None:
         self._settings = settings
         self._turn = Turn(random_octets)
+        self.bugs = self._turn.bugs
+        """What went wrong where the rest went on, since somebody emptied this."""
         self.registrar = Registrar(
             self._turn,
             ports_ps=settings.sides.ports_ps,
@@ -225,11 +227,6 @@ class Proxy:
             case _:
                 assert_never(event)
         return actions
-
-    @property
-    def bugs(self) -> list[Exception]:
-        """What went wrong where the rest went on, since somebody emptied this."""
-        return self._turn.bugs
 
     def apologise(self, event: Event, now: float) -> list[Action]:
         """What to do about an event that met a bug in `handle`: a request gets 500, the rest goes on.

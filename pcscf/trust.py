@@ -62,6 +62,8 @@ def hop(item: Header) -> Header:
 
 def without_sec_agree(item: Header) -> Header | None:
     """Option tags less sec-agree; None if nothing is left (RFC 3329 2.3.1)."""
+    if item.value == SEC_AGREE:  # as phones say it in each request
+        return None
     return _less(item, lambda tag: tag.lower() == SEC_AGREE)
 
 
@@ -90,7 +92,7 @@ def without_isup_cause(item: Header) -> Header | None:
 
 def no_psap_callback(item: Header) -> Header | None:
     """Priority, but for psap-callback: that is the word of a PSAP's network (RFC 7090)."""
-    return None if item.value.partition(";")[0].strip().lower() == "psap-callback" else item
+    return None if is_psap_callback(item.value) else item
 
 
 def without_claims(item: Header) -> Header:
@@ -316,6 +318,11 @@ def privacy(message: Message) -> frozenset[str]:
     return frozenset(
         kind.strip().lower() for line in message.lines("privacy") for kind in line.replace(",", ";").split(";")
     )
+
+
+def is_psap_callback(priority: str) -> bool:
+    """Whether a Priority says that a PSAP calls back somebody who made an emergency call (RFC 7090)."""
+    return priority.partition(";")[0].strip().lower() == "psap-callback"
 
 
 def request_uri(uri: str) -> str:
