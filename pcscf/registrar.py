@@ -55,7 +55,7 @@ class Registrar:
         *,
         ports_ps: PortRange,
         ports_pc: PortRange,
-        pending: int = 10_000,
+        pending: int,
         pending_per_source: int,
         drain: float = GM_TIMERS.timeout,
     ) -> None:
