@@ -49,8 +49,11 @@ class ChallengeError(ValueError):
 
 def strip_keys(message: MessageT) -> MessageT:
     """What came, as it may be shown: every challenge header without keys, whatever the method and the direction."""
-    if CHALLENGE_HEADERS.isdisjoint([item[0] for item in message.headers]):
-        return message
+    for item in message.headers:
+        if item[0] in CHALLENGE_HEADERS and without_keys(item) is not item:
+            break
+    else:
+        return message  # as almost all
     shown = (without_keys(item) if item.name in CHALLENGE_HEADERS else item for item in message.headers)
     return message.with_headers(item for item in shown if item is not None)
 

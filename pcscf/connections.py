@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from pcscf.vocabulary import Flow, Interface
+from pcscf.vocabulary import Flow, Interface, source_of
 from xfrm.model import IPAddress
 
 CONNECTIONS = 8192
@@ -132,11 +132,6 @@ class Crowds(Generic[C]):
             self._largest = now  # a crowd grows and shrinks by one
 
 
-def network_of(address: IPAddress) -> object:
-    """Whose addresses count as one where somebody has to make room: a /64 belongs to one peer (RFC 6177)."""
-    return address if address.version == 4 else int(address) >> 64
-
-
 class Connections(Generic[C]):
     """All TCP connections there are. `keeps(flow)`: whether one that is idle must stay."""
 
@@ -187,7 +182,7 @@ class Connections(Generic[C]):
             self._heard[connection] = now
         if flow.interface is Interface.GM:
             self._clear_sources.add(flow.remote, connection)
-            self._clear_networks.add(network_of(flow.remote), connection)
+            self._clear_networks.add(source_of(flow.remote), connection)
 
     def hear(self, connection: C, now: float) -> None:
         """It brought a whole message."""
@@ -197,7 +192,7 @@ class Connections(Generic[C]):
             self._heard[connection] = now
             self._heard.move_to_end(connection)
             self._clear_sources.hear(flow.remote, connection)
-            self._clear_networks.hear(network_of(flow.remote), connection)
+            self._clear_networks.hear(source_of(flow.remote), connection)
 
     def discard(self, connection: C) -> None:
         """It is gone, or on its way out."""
@@ -213,7 +208,7 @@ class Connections(Generic[C]):
         self._heard.pop(connection, None)
         if flow.interface is Interface.GM:
             self._clear_sources.discard(flow.remote, connection)
-            self._clear_networks.discard(network_of(flow.remote), connection)
+            self._clear_networks.discard(source_of(flow.remote), connection)
 
     def idle(self, now: float, seconds: float) -> list[C]:
         """Some of those on Gm that brought no message for so long and need not stay; ask again soon for more."""
@@ -258,7 +253,7 @@ class Connections(Generic[C]):
     def _idle_one_in_clear(self, newcomer: Flow | None) -> C | None:
         """The one in clear that makes room. A newcomer of a network that has as many as any displaces its own."""
         crowds = self._clear_networks
-        own = None if newcomer is None else network_of(newcomer.remote)
+        own = None if newcomer is None else source_of(newcomer.remote)
         for _ in range(LOOKS):
             key = crowds.largest
             if key is None:
@@ -272,7 +267,7 @@ class Connections(Generic[C]):
         return None
 
 
-class Share(Generic[C]):
+class Budget(Generic[C]):
     """What connections hold of something together, in the order in which each began to. The first gives way."""
 
     def __init__(self, limit: int) -> None:

@@ -166,10 +166,13 @@ class Dialogs:
     def deadline(self) -> float | None:
         return self._deadlines[0][0] if self._deadlines else None
 
-    def expire(self, now: float) -> None:
-        """Forget what was not refreshed."""
+    def expire(self, now: float) -> list[Registration]:
+        """Forget what was not refreshed; whose that was."""
+        owners = []
         while self._deadlines and self._deadlines[0][0] <= now:
             _, key = heapq.heappop(self._deadlines)
             dialog = self._dialogs.get(key)
             if dialog is not None and dialog.expires <= now:
                 self.close(dialog)
+                owners.append(dialog.registration)
+        return owners

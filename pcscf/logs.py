@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pcscf.observe import Attempt, MessageSeen, Problem, Record, describe
 from pcscf.printable import printable, printable_lines, printable_message
-from pcscf.ratelimit import Rate, RateLimit, Rates, Share, share_of
+from pcscf.ratelimit import Origin, Rate, RateLimit, Rates, origin_of
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning"]
@@ -46,7 +46,7 @@ def _is_admitted(line: logging.LogRecord) -> bool:
     """Lines that are no record's, those of asyncio among them: each place in the code has a share of its own."""
     if _limit is None or hasattr(line, "event"):
         return True
-    return _limit.admits(Share(f"lines of {line.name}", (line.pathname, line.lineno)), time.monotonic())
+    return _limit.admits(Origin(f"lines of {line.name}", (line.pathname, line.lineno)), time.monotonic())
 
 
 def tell_left_out() -> None:
@@ -112,7 +112,7 @@ def write(record: Record) -> None:
             level = logging.WARNING
         case _:
             level = logging.INFO
-    if not log.isEnabledFor(level) or not (_limit is None or _limit.admits(share_of(record), time.monotonic())):
+    if not log.isEnabledFor(level) or not (_limit is None or _limit.admits(origin_of(record), time.monotonic())):
         return
     flow = record.flow if isinstance(record, Problem) else None
     log.log(

@@ -24,7 +24,7 @@ from pcscf.passage import (
     tag_of,
 )
 from pcscf.registration import Registration, SaSet
-from pcscf.routing import hops_left, less_our_via, option_tags, received_via
+from pcscf.routing import hops_left, less_our_via, option_tags, own_from, received_via
 from pcscf.security import AgreementError
 from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.message import Header, Request, Response, header, split_list
@@ -103,7 +103,7 @@ class Originating:
         privacy = trust.privacy(request)
 
         def back(response: Response) -> Response:
-            return self._to_ue(response, token, gm, privacy)
+            return self._to_ue(request, response, token, gm, privacy)
 
         def route_of(response: Response) -> tuple[str, ...]:
             return self._route_of(response, token) or beyond
@@ -234,7 +234,7 @@ class Originating:
             out.append(core.charging_vector(icid, way))
         return Request(method=request.method, uri=trust.request_uri(request.uri), headers=tuple(out), body=request.body)
 
-    def _to_ue(self, response: Response, token: str, gm: str, privacy: frozenset[str]) -> Response:
+    def _to_ue(self, request: Request, response: Response, token: str, gm: str, privacy: frozenset[str]) -> Response:
         """A response as it goes back to the UE: our Record-Route entry becomes one that it can reach (digest C7)."""
         out: list[Header] = []
         seen_via = False
@@ -251,6 +251,8 @@ class Originating:
             elif item[0] == "via":
                 out += [item] if seen_via else less_our_via(item)
                 seen_via = True
+            elif item[0] == "from":
+                out.append(own_from(request))
             elif token:
                 entries = split_list(item.value)
                 if 0 <= place < len(entries):

@@ -106,6 +106,8 @@ class Proxy:
     def __init__(self, settings: Settings, *, random_octets: Callable[[int], bytes]) -> None:
         self._settings = settings
         self._turn = Turn(random_octets)
+        self.bugs = self._turn.bugs
+        """What went wrong where the rest went on, since somebody emptied this."""
         self.registrar = Registrar(
             self._turn,
             ports_ps=settings.sides.ports_ps,
@@ -226,11 +228,6 @@ class Proxy:
                 assert_never(event)
         return actions
 
-    @property
-    def bugs(self) -> list[Exception]:
-        """What went wrong where the rest went on, since somebody emptied this."""
-        return self._turn.bugs
-
     def apologise(self, event: Event, now: float) -> list[Action]:
         """What to do about an event that met a bug in `handle`: a request gets 500, the rest goes on.
 
@@ -338,7 +335,10 @@ class Proxy:
             self._signalling.reply_at_once(request, flow, status, refusal.headers, refusal.body)
             return
         self._turn.problem(f"an emergency {request.method} of a UE that is not registered is served", flow)
-        self._signalling.receive(request, flow, self._relay)
+        try:
+            self._signalling.receive(request, flow, self._relay)
+        finally:  # it may have been refused, be a repetition, or have no way to answer it
+            self._relay.release(flow)
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
         self._turn.problem(f"not a SIP message: {error}", flow, kind=ProblemKind.MALFORMED)

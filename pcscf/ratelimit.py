@@ -6,10 +6,12 @@ buckets in bounded memory; the log and the journal have one each.
 
 from collections import OrderedDict
 from collections.abc import Callable
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from pcscf.observe import Attempt, MessageSeen, Problem, Record, RegistrationChanged, SetChanged
-from pcscf.vocabulary import Flow, Interface
+from pcscf.vocabulary import Flow, Interface, source_of
+from xfrm.model import IPAddress
 
 SOURCES = 4096
 """Sources and kinds that are told apart; of more, the one unheard for the longest begins anew."""
@@ -36,8 +38,8 @@ class Rates(NamedTuple):
     all: Rate
 
 
-class Share(NamedTuple):
-    """Whose share something takes. `usual`: normal traffic brings it in numbers; problems are few."""
+class Origin(NamedTuple):
+    """What something is and whom it comes from. `usual`: normal traffic brings it in numbers; problems are few."""
 
     kind: str
     source: object
@@ -91,10 +93,10 @@ class RateLimit:
         self._all: dict[str, _Bucket] = {}
         self._left: dict[str, _Left] = {}
 
-    def admits(self, share: Share, now: float) -> bool:
+    def admits(self, origin: Origin, now: float) -> bool:
         """Whether one more of this may be written."""
-        rates = self._rates[share.usual]
-        key = (share.kind, share.source)
+        rates = self._rates[origin.usual]
+        key = (origin.kind, origin.source)
         each = self._each.get(key)
         if each is None:
             if len(self._each) >= SOURCES:
@@ -102,20 +104,20 @@ class RateLimit:
             each = self._each[key] = _Bucket(rates.source.burst, now)
         else:
             self._each.move_to_end(key)
-        everybody = self._all.get(share.kind)
+        everybody = self._all.get(origin.kind)
         if everybody is None:
-            everybody = self._all[share.kind] = _Bucket(rates.all.burst, now)
+            everybody = self._all[origin.kind] = _Bucket(rates.all.burst, now)
         if each.fill(rates.source, now) and everybody.fill(rates.all, now):
             each.tokens -= 1
             everybody.tokens -= 1
             return True
-        left = self._left.get(share.kind)
+        left = self._left.get(origin.kind)
         if left is None:
-            left = self._left[share.kind] = _Left(now)
+            left = self._left[origin.kind] = _Left(now)
         left.count += 1
         left.last = now
         if len(left.sources) < NAMED:
-            left.sources.add(share.source)
+            left.sources.add(origin.source)
         return False
 
     def left_out(self, now: float) -> list[LeftOut]:
@@ -130,35 +132,42 @@ class RateLimit:
         return told
 
 
-def share_of(record: Record) -> Share:
-    """Whose share of the log a record takes."""
+def origin_of(record: Record) -> Origin:
+    """What a record is counted as, and for whom."""
     match record:
         case Problem(flow=flow):
             if flow is None:
-                return Share(record.kind.value, record.impi)
-            return Share(f"{record.kind.value} at {flow.interface.value}", flow.remote)
+                return Origin(record.kind.value, record.impi)
+            return Origin(f"{record.kind.value} at {flow.interface.value}", _source(flow.remote))
         case MessageSeen(flow=Flow(interface=Interface.GM) as flow):
             if record.incoming:
                 registers = record.summary == "REGISTER"
-                return Share("REGISTER in clear" if registers else "message in clear", flow.remote, usual=registers)
+                return Origin(
+                    "REGISTER in clear" if registers else "message in clear", _source(flow.remote), usual=registers
+                )
             status = record.summary[:3]  # apart, so that a crowd of 403 leaves the 401 visible
-            return Share(f"{status} in clear", flow.remote, usual=status[:1] in "12" or status == "401")
+            return Origin(f"{status} in clear", _source(flow.remote), usual=status[:1] in "12" or status == "401")
         case MessageSeen(flow=flow):
-            return Share(f"message at {flow.interface.value}", (flow.remote, record.call_id), usual=True)
+            return Origin(f"message at {flow.interface.value}", (flow.remote, record.call_id), usual=True)
         case Attempt():
-            return Share("attempt to register", record.ue, usual=True)
+            return Origin("attempt to register", _source(record.ue), usual=True)
         case SetChanged():
-            return Share("set of SAs", record.ue, usual=True)
+            return Origin("set of SAs", _source(record.ue), usual=True)
         case RegistrationChanged():
-            return Share("registration", record.impi, usual=True)
+            return Origin("registration", record.impi, usual=True)
+
+
+def _source(address: IPAddress) -> str:
+    """As people read it: an address, of IPv6 the /64 it is in."""
+    return str(address) if address.version == 4 else f"{IPv6Address(source_of(address) + bytes(8))}/64"
 
 
 class JournalLimit:
     """Keeps strangers from pushing out of the journal what others did.
 
-    Limited are problems of anybody, and messages in clear of those who are not registered; with a REGISTER that is left
-    out goes what it causes toward the core. What happens inside ESP, and what becomes of sets and registrations, is
-    always written.
+    Limited are problems and messages in clear of those who are not registered, and problems that are nobody's; with a
+    REGISTER that is left out goes what it causes toward the core. What happens inside ESP or with the core, and what
+    becomes of sets and registrations, is always written.
     """
 
     def __init__(self, known: Callable[[Flow], bool]) -> None:
@@ -177,21 +186,21 @@ class JournalLimit:
             return usual or self._admits_message(record, now)
         match record:
             case Problem(flow=flow):
-                if flow is not None and flow.interface is Interface.GM and self._known(flow):
+                if flow is not None and (flow.interface is not Interface.GM or self._known(flow)):
                     return True
             case Attempt(spi=0):
                 if record.call_id in self._calls:
                     return False
             case _:
                 return True
-        return self._limit.admits(share_of(record), now)
+        return self._limit.admits(origin_of(record), now)
 
     def _admits_message(self, record: MessageSeen, now: float) -> bool:
         calls, call_id, flow = self._calls, record.call_id, record.flow
         if flow.interface is Interface.GM and not self._known(flow):
             if not record.incoming and call_id in calls:
                 return False
-            if not self._limit.admits(share_of(record), now):
+            if not self._limit.admits(origin_of(record), now):
                 if len(calls) >= CALLS:
                     calls.popitem(last=False)
                 calls[call_id] = None

@@ -405,7 +405,7 @@ class RegisterProcedure:
             expires=self._turn.now + self.settings.temp_lifetime,
             began_on=exchange.arrived_on,
         )
-        to_ue = routing.response_to_ue(response, [header("Security-Server", sa_set.security_server)])
+        to_ue = routing.response_to_ue(exchange.request, response, [header("Security-Server", sa_set.security_server)])
         self._installing[sa_set.id] = (exchange, to_ue)
         lifetime = int(self.settings.temp_lifetime) + BACKSTOP
         sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)
@@ -497,7 +497,7 @@ class RegisterProcedure:
 
     def _relay(self, exchange: Exchange, response: Response) -> None:
         """Pass a response of the core on."""
-        self._reply(exchange, routing.response_to_ue(response))
+        self._reply(exchange, routing.response_to_ue(exchange.request, response))
 
     def _reply(self, exchange: Exchange, response: Response) -> None:
         """Answer where the request came from.

@@ -55,7 +55,7 @@ class Registrar:
         *,
         ports_ps: PortRange,
         ports_pc: PortRange,
-        pending: int = 10_000,
+        pending: int,
         pending_per_source: int,
         drain: float = GM_TIMERS.timeout,
     ) -> None:
@@ -207,12 +207,12 @@ class Registrar:
 
     def welcome(self, flow: Flow) -> bool:
         """Let a UE that is not registered make emergency requests from a flow; False where too many do (digest C10)."""
-        source = source_of(flow.remote)
-        if not self._guests.has_room(source):
-            return False
-        guest = self.obtain(ContactKey("", flow.remote, str(flow)), f"sos-{self._turn.token(8)}")
-        self._guests.add(source, guest)
-        self.admit_in_clear(guest, flow)
+        source, key = source_of(flow.remote), ContactKey("", flow.remote, str(flow))
+        if key not in self._registrations:  # else it was registered in between
+            if not self._guests.has_room(source):
+                return False
+            self._guests.add(source, self.obtain(key, f"sos-{self._turn.token(8)}"))
+        self.admit_in_clear(self._registrations[key], flow)
         return True
 
     def moved_from(self, registration: Registration) -> list[Registration]:

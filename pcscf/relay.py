@@ -167,6 +167,14 @@ class Relay:
                     if dialog.early:
                         self.dialogs.close(dialog)
                 registration = passage.plan.registration
+        self._release(registration)
+
+    def release(self, flow: Flow) -> None:
+        """Forget the guest who talks from there, if nothing came of what it sent."""
+        if (guest := self._registrar.in_clear(flow)) is not None:
+            self._release(guest)
+
+    def _release(self, registration: Registration) -> None:
         if not self.dialogs.count(registration) and registration not in self._busy_guests:
             self._registrar.forget_if_idle(registration)
 
@@ -343,7 +351,8 @@ class Relay:
     def expire(self) -> None:
         """Give up the INVITEs nobody answers, and forget dialogs nobody refreshes."""
         now = self._turn.now
-        self.dialogs.expire(now)
+        for registration in self.dialogs.expire(now):
+            self._release(registration)
         while self._alarms and self._alarms[0][0] <= now:
             _, _, passage = heapq.heappop(self._alarms)
             if passage.alarm == math.inf or passage.answered_finally:

@@ -120,14 +120,25 @@ def _drop_param(value: str, name: str) -> str:
     )
 
 
+def own_from(request: Request) -> Header:
+    """The From of a request as its sender wrote it. Raises ParseError if there is none."""
+    for item in request.headers:
+        if item[0] == "from":
+            return item
+    raise ParseError("without from")
+
+
 def less_our_via(item: Header) -> list[Header]:
     """The first Via line of a response without our own value: nothing, if that was all (RFC 3261 16.7 step 3)."""
     rest = split_list(item.value)[1:]
     return [header("Via", ", ".join(rest))] if rest else []
 
 
-def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response:
-    """A response of the core as it goes to the UE: our Via, keys and what is the network's own out (digest C3, C4)."""
+def response_to_ue(request: Request, response: Response, extra: Sequence[Header] = ()) -> Response:
+    """A response of the core to a REGISTER as it goes to the UE: our Via, keys and what is the network's own out.
+
+    Digest C3, C4.
+    """
     out: list[Header] = []
     seen_via = False
     table = trust.table(Crossing.REGISTER_DOWN, trust.privacy(response))
@@ -136,8 +147,11 @@ def response_to_ue(response: Response, extra: Sequence[Header] = ()) -> Response
         if action is None:
             out.append(item)
         elif action is trust.hop:
-            out += [item] if seen_via else less_our_via(item)
-            seen_via = True
+            if item[0] == "from":
+                out.append(own_from(request))
+            else:
+                out += [item] if seen_via else less_our_via(item)
+                seen_via = True
         elif (kept := action(item)) is not None:
             out.append(kept)
     out.extend(extra)

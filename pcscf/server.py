@@ -295,7 +295,8 @@ class Server:
             while self._events:
                 event = self._event = self._events.popleft()
                 actions = self._ask(event)
-                if self.registrar.touched or self.proxy.dialogs.touched or (self._restart and self._restart.behind):
+                proxy = self.proxy
+                if proxy.registrar.touched or proxy.dialogs.touched or (self._restart and self._restart.behind):
                     # First, so that whoever hears of it finds it true after a `kill -9`, too.
                     self._guarded(self._save)
                 for action in actions:

@@ -98,7 +98,7 @@ class Signalling:
         registrar: Registrar,
         *,
         limit: int,
-        per_source: int = 128,
+        per_source: int,
         gm_timers: TimerProfile = GM_TIMERS,
     ) -> None:
         self.gm_timers = gm_timers
@@ -213,7 +213,7 @@ class Signalling:
         """
         if len(response_to(request, 100).to_bytes()) > LONGEST_ANSWER - STATUS_AND_TAG:
             what = f"an answer would have more than {LONGEST_ANSWER} octets"
-        elif sum(len(item.line) for item in request.headers) + len(request.body) > LONGEST_UNPROVEN:
+        elif sum([len(item[2]) for item in request.headers]) + len(request.body) > LONGEST_UNPROVEN:
             what = f"more than {LONGEST_UNPROVEN} octets"
         else:
             return False

@@ -36,10 +36,6 @@ MOST_OVER_UDP = 1300
 _RESPONSE_UP = trust.table(Crossing.RESPONSE_UP)
 
 
-PSAP_CALLBACK = "psap-callback"
-"""Priority of a call back to somebody who made an emergency call (RFC 7090)."""
-
-
 class Terminating:
     """Plans for requests to UEs."""
 
@@ -67,7 +63,7 @@ class Terminating:
         if dialog is not None and dialog.registration is not registration:
             raise Refusal(481, f"the dialog {key.call_id[:60]} belongs to another UE")
         forming = request.method in DIALOG_FORMING
-        emergency = forming and (request.first("priority") or "").lower() == PSAP_CALLBACK
+        emergency = forming and trust.is_psap_callback(request.first("priority") or "")
         if (
             forming
             and dialog is None

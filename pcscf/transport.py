@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 
-from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE, Connections, Full, Share
+from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE, Budget, Connections, Full
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError, StreamParser, parse
 from pcscf.vocabulary import Flow, Interface
@@ -114,8 +114,8 @@ class Transport:
         self._open: dict[Flow, _Connection] = {}
         self._adopting: set[asyncio.Task[None]] = set()
         self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
-        self._unparsed: dict[Interface, Share[_Connection]] = {side: Share(most) for side, most in UNPARSED.items()}
-        self._unread: dict[Interface, Share[_Connection]] = {side: Share(UNREAD) for side in Interface}
+        self._unparsed: dict[Interface, Budget[_Connection]] = {side: Budget(most) for side, most in UNPARSED.items()}
+        self._unread: dict[Interface, Budget[_Connection]] = {side: Budget(UNREAD) for side in Interface}
         self._crowded: set[IPAddress] = set()
         """Sources that have as many connections as they may; told once."""
         self._told: dict[str, float] = {}
@@ -420,11 +420,11 @@ class Transport:
         """The peer leaves unread what we send, or no more."""
         self._hold(self._unread[connection.flow.interface], connection, int(so), "what we send is not read")
 
-    def _hold(self, share: "Share[_Connection]", connection: "_Connection", amount: int, reason: str) -> None:
-        first = share.hold(connection, amount)
+    def _hold(self, budget: "Budget[_Connection]", connection: "_Connection", amount: int, reason: str) -> None:
+        first = budget.hold(connection, amount)
         while first is not None:
             first.reset(reason)
-            first = share.hold(first, 0)
+            first = budget.hold(first, 0)
 
     def closed(self, connection: "_Connection", reason: str) -> None:
         flow = connection.flow

@@ -62,6 +62,8 @@ def hop(item: Header) -> Header:
 
 def without_sec_agree(item: Header) -> Header | None:
     """Option tags less sec-agree; None if nothing is left (RFC 3329 2.3.1)."""
+    if item.value == SEC_AGREE:  # as phones say it in each request
+        return None
     return _less(item, lambda tag: tag.lower() == SEC_AGREE)
 
 
@@ -90,7 +92,7 @@ def without_isup_cause(item: Header) -> Header | None:
 
 def no_psap_callback(item: Header) -> Header | None:
     """Priority, but for psap-callback: that is the word of a PSAP's network (RFC 7090)."""
-    return None if item.value.partition(";")[0].strip().lower() == "psap-callback" else item
+    return None if is_psap_callback(item.value) else item
 
 
 def without_claims(item: Header) -> Header:
@@ -164,7 +166,9 @@ RULES = (
     Rule("Remote-Party-ID", DOWN, without_caller_category, "4.4.2", _OURS, "as P-Asserted-Identity", "id"),
     Rule("From", REQUESTS_UP, without_claims, "4.4.12, 7.2A.12", _REMEMBERED,
          "cpc, oli and verstat are said by the network; the rest of From is the UE's own"),
-    Rule("From", (*RESPONSES, Crossing.REQUEST_DOWN), keep, "4.4.12", _OURS,
+    Rule("From", RESPONSES_DOWN, hop, "RFC 3261 8.2.6.2", _SURE,
+         "that of the request, with what was taken out of it: a UE may compare the two"),
+    Rule("From", (Crossing.RESPONSE_UP, Crossing.REQUEST_DOWN), keep, "4.4.12", _OURS,
          "it names a dialog for both ends; the network says cpc and oli in P-Asserted-Identity"),
     Rule("Additional-Identity", UP, drop, "4.4.23, 7.2.20", _OURS,
          "a second identity; nothing here can check that it is the user's (the multi-identity service is not served)"),
@@ -316,6 +320,11 @@ def privacy(message: Message) -> frozenset[str]:
     return frozenset(
         kind.strip().lower() for line in message.lines("privacy") for kind in line.replace(",", ";").split(";")
     )
+
+
+def is_psap_callback(priority: str) -> bool:
+    """Whether a Priority says that a PSAP calls back somebody who made an emergency call (RFC 7090)."""
+    return priority.partition(";")[0].strip().lower() == "psap-callback"
 
 
 def request_uri(uri: str) -> str:

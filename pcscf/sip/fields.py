@@ -182,7 +182,7 @@ def drop_auth_params(value: str, names: frozenset[str]) -> str:
     reason a parameter goes whose quoted text holds one of them with a long hexadecimal value.
     """
     lowered = value.lower()
-    if not any(name in lowered for name in names):
+    if not any(map(lowered.__contains__, names)):
         return value
     named, hidden = _patterns(names)
     found = _SCHEME.match(value)

@@ -369,7 +369,7 @@ def test_unanswered_challenges_of_one_address_are_bounded(field: Field) -> None:
         await peer.transport.close()
 
     seen = field.under(attack)
-    assert [record for record in seen.records if "too many unanswered challenges at this address" in repr(record)]
+    assert [record for record in seen.records if "too many unanswered challenges" in repr(record)]
 
 
 def test_connections_of_one_source_are_bounded(field: Field) -> None:

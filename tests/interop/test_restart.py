@@ -1,6 +1,7 @@
 """`kill -9` under load, and a restart: with kernel ESP nobody notices; in userspace it is said who must come back."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ def kept(running: Plant) -> list[tuple[int, str, int]]:
 
 def connections(running: Plant, host: str) -> set[tuple[str, str, str]]:
     """State, local end, remote end of each TCP connection that is open, or on its way to be closed."""
-    rows = (line.split() for line in running.execute(host, "ss", "-Htan").splitlines())
+    shown = re.sub(r"%\w+", "", running.execute(host, "ss", "-Htan"))  # the device to which a protected socket is bound
+    rows = (line.split() for line in shown.splitlines())
     return {(state, local, remote) for state, _, _, local, remote, *_ in rows if state not in ("LISTEN", "TIME-WAIT")}
 
 

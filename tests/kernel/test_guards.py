@@ -6,7 +6,7 @@ proves nothing.
 
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -69,10 +69,17 @@ def from_the_ue(world: World, made: SaSet) -> Packet:
     return next(packet for packet in world.seen() if packet.source == made.ue)
 
 
+@pytest.fixture
+def guarded(world: World) -> Iterator[World]:
+    """A world whose first guard may be taken away: it is put back."""
+    yield world
+    world.p(Agent.restore)
+
+
 @pytest.mark.parametrize("guards", GUARDS)
-def test_no_form_of_a_clear_datagram_is_received(own_world: World, version: int, guards: Guards) -> None:
+def test_no_form_of_a_clear_datagram_is_received(guarded: World, version: int, guards: Guards) -> None:
     """Step 1, 1 and 2."""
-    world = own_world
+    world = guarded
     made = world.set(version)
     world.install(made)
     world.udp(made, guards)
@@ -98,9 +105,9 @@ def test_no_form_of_a_clear_datagram_is_received(own_world: World, version: int,
 
 
 @pytest.mark.parametrize("guards", GUARDS)
-def test_no_form_of_a_clear_syn_is_answered(own_world: World, version: int, guards: Guards) -> None:
+def test_no_form_of_a_clear_syn_is_answered(guarded: World, version: int, guards: Guards) -> None:
     """Step 1, 1 and 2, for connections."""
-    world = own_world
+    world = guarded
     made = world.set(version)
     world.install(made)
     world.bind(made, socket.SOCK_STREAM, guards)
@@ -130,9 +137,9 @@ def test_no_form_of_a_clear_syn_is_answered(own_world: World, version: int, guar
 
 
 @pytest.mark.parametrize("guards", GUARDS)
-def test_no_clear_segment_gets_into_a_connection(own_world: World, version: int, guards: Guards) -> None:
+def test_no_clear_segment_gets_into_a_connection(guarded: World, version: int, guards: Guards) -> None:
     """Step 1, 1 and 2: with the right sequence numbers, which an attacker on the way of null encryption can read."""
-    world = own_world
+    world = guarded
     made = world.set(version, NULL)
     world.install(made)
     world.bind(made, socket.SOCK_STREAM, guards)
@@ -164,9 +171,9 @@ def data_in(packet: Packet) -> int:
     return len(tcp) - 4 * (tcp[12] >> 4)
 
 
-def test_a_guard_that_is_flushed_is_put_back(own_world: World, version: int) -> None:
+def test_a_guard_that_is_flushed_is_put_back(guarded: World, version: int) -> None:
     """Step 1, 2: and until then a datagram in clear comes in where there is no second guard, so that this is a test."""
-    world = own_world
+    world = guarded
     made = world.set(version)
     world.install(made)
     world.udp(made, "first")
@@ -185,9 +192,9 @@ def test_a_guard_that_is_flushed_is_put_back(own_world: World, version: int) -> 
         from_the_ue(world, made)
 
 
-def test_a_way_that_is_bent_is_put_right(own_world: World, version: int) -> None:
+def test_a_way_that_is_bent_is_put_right(guarded: World, version: int) -> None:
     """Step 1, 2: what leaves a protected port leaves in ESP or not at all, and in ESP again after the next look."""
-    world = own_world
+    world = guarded
     if world.esp == "kernel":
         return  # what leaves is the matter of the same policies there
     made = world.set(version)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pcscf.connections import LOOKED_AT, LOOKS, SPARED, Connections, Crowds, Full, Share
+from pcscf.connections import LOOKED_AT, LOOKS, SPARED, Budget, Connections, Crowds, Full
 from pcscf.vocabulary import Flow, Interface
 from tests.unit.test_transport import HERE, MESSAGE
 
@@ -194,12 +194,12 @@ def test_the_largest_crowd_is_known_at_every_step() -> None:
 
 def test_what_is_held_together_is_bounded_and_the_first_gives_way() -> None:
     """Step 1, 6: half messages of thousands of connections."""
-    share: Share[Link] = Share(100)
+    budget: Budget[Link] = Budget(100)
     first, second = Link(flow("10.0.0.1")), Link(flow("10.0.0.2"))
-    assert share.hold(first, 60) is None and share.hold(second, 40) is None
-    assert share.hold(second, 41) is first
-    assert share.hold(first, 0) is None and share.held == 41
-    assert share.hold(first, 59) is None and share.hold(first, 60) is second
+    assert budget.hold(first, 60) is None and budget.hold(second, 40) is None
+    assert budget.hold(second, 41) is first
+    assert budget.hold(first, 0) is None and budget.held == 41
+    assert budget.hold(first, 59) is None and budget.hold(first, 60) is second
 
 
 class Child:

@@ -71,9 +71,10 @@ class Core:
             self.turn,
             ports_ps=PortRange(first=5100, count=2),
             ports_pc=PortRange(first=5104, count=8),
+            pending=100,
             pending_per_source=4,
         )
-        self.signalling = Signalling(self.turn, registrar, limit=100)
+        self.signalling = Signalling(self.turn, registrar, limit=100, per_source=100)
         self.hops.use(self.signalling)
         self.now = 1000.0
         self.actions: list[Action] = self.turn.begin(self.now)

@@ -349,6 +349,42 @@ def test_guests_have_a_limit_for_all() -> None:
     assert statuses(send(world, numbered(emergency(clear()), 9), clear())) == [100], "there is room again"
 
 
+def test_a_guest_of_whose_request_nothing_came_does_not_stay() -> None:
+    """It was too long, found no room, or is repeated when all else of the guest is over: each took a place for ever."""
+    world = world_of(EmergencyMode.ROUTE, unregistered=True, transactions=4, transactions_per_source=1)
+    long = replace(emergency(clear()), body=b"x" * 9000)
+    assert statuses(send(world, long, clear())) == [513] and len(world.proxy.registrar) == 0
+    found = []
+    for number in range(2):
+        flow = clear(f"10.45.9.{number + 1}")
+        found += statuses(send(world, numbered(emergency(flow), number), flow))
+    assert found == [100, 503] and len(world.proxy.registrar) == 1
+
+    world, flow = world_of(EmergencyMode.ROUTE, unregistered=True), clear()
+    for number, status in ((1, "200 OK"), (2, "404 Not Found")):
+        upward = to_core(send(world, numbered(emergency(flow, method="OPTIONS"), number), flow))
+        world.proxy.handle(Received(parse(answer(upward, status)), CORE), world.now)
+        until_silent(world, 60)
+    until_silent(world, 10)
+    assert len(world.proxy.registrar) == 0, "the first is over, and so the guest is forgotten"
+    assert statuses(send(world, numbered(emergency(flow, method="OPTIONS"), 2), flow)) == [404], "repeated"
+    assert len(world.proxy.registrar) == 0
+
+
+def test_a_guest_is_forgotten_with_a_call_that_nobody_ends() -> None:
+    """Neither BYE nor session timer: the place of the guest was taken for ever."""
+    world, flow = world_of(EmergencyMode.ROUTE, unregistered=True), clear()
+    contact = header("Contact", "<sip:10.45.9.9>")
+    invite = emergency(flow)
+    invite = invite.with_headers((*invite.headers, contact))
+    up = to_core(send(world, invite, flow))
+    world.proxy.handle(Received(parse(answer(up, "200 OK")), CORE), world.now)
+    until_silent(world, 5 * 3600)
+    assert world.proxy.load.dialogs == 1 and len(world.proxy.registrar) == 1
+    until_silent(world, 2 * 3600)
+    assert world.proxy.load == (0, 0, 0) and len(world.proxy.registrar) == 0
+
+
 def test_values_without_end_are_not_kept_by_caches() -> None:
     """Step 1, 5: each has so many entries, of so many octets."""
     long = "x" * 3000

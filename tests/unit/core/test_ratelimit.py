@@ -5,7 +5,7 @@ from ipaddress import ip_address
 import pytest
 
 from pcscf.observe import Attempt, MessageSeen, Problem, ProblemKind, Record, RegistrationChanged
-from pcscf.ratelimit import NAMED, SOURCES, JournalLimit, LeftOut, Rate, RateLimit, Rates, Share, share_of
+from pcscf.ratelimit import NAMED, SOURCES, JournalLimit, LeftOut, Origin, Rate, RateLimit, Rates, origin_of
 from pcscf.vocabulary import Flow, Interface
 from xfrm.model import IPAddress
 
@@ -25,25 +25,25 @@ def limit() -> RateLimit:
 
 def test_each_source_and_all_of_them() -> None:
     it = limit()
-    assert [it.admits(Share("junk", "a"), 0.0) for _ in range(5)] == [True] * 3 + [False] * 2
-    assert it.admits(Share("junk", "a"), 1.0) and not it.admits(Share("junk", "a"), 1.5)
-    assert it.admits(Share("other", "a"), 1.5), "another kind has its own share"
-    assert sum(it.admits(Share("junk", str(number)), 2.0) for number in range(100)) == 10
-    assert sum(it.admits(Share("junk", str(number)), 7.0) for number in range(100)) == 10
+    assert [it.admits(Origin("junk", "a"), 0.0) for _ in range(5)] == [True] * 3 + [False] * 2
+    assert it.admits(Origin("junk", "a"), 1.0) and not it.admits(Origin("junk", "a"), 1.5)
+    assert it.admits(Origin("other", "a"), 1.5), "another kind has its own share"
+    assert sum(it.admits(Origin("junk", str(number)), 2.0) for number in range(100)) == 10
+    assert sum(it.admits(Origin("junk", str(number)), 7.0) for number in range(100)) == 10
 
 
 def test_what_was_left_out_is_told_once_when_it_is_over_or_goes_on() -> None:
     it = limit()
     for number in range(8):
-        it.admits(Share("junk", "a"), number / 10)
+        it.admits(Origin("junk", "a"), number / 10)
     assert it.left_out(1.0) == []
     assert it.left_out(3.0) == [LeftOut("junk", 5, 1, "a")] and it.left_out(3.0) == []
     for number in range(130):
-        it.admits(Share("junk", "a"), 10 + number / 10)
+        it.admits(Origin("junk", "a"), 10 + number / 10)
         assert (it.left_out(10 + number / 10) != []) is (number == 103)
     it = limit()
     for number in range(3 * NAMED):
-        it.admits(Share("junk", number), 0.0)
+        it.admits(Origin("junk", number), 0.0)
     (told,) = it.left_out(5.0)
     assert str(told) == f"{3 * NAMED - 10} more of this kind were left out: junk, from {NAMED} or more sources"
 
@@ -51,7 +51,7 @@ def test_what_was_left_out_is_told_once_when_it_is_over_or_goes_on() -> None:
 def test_memory_is_bounded() -> None:
     it = limit()
     for number in range(3 * SOURCES):
-        it.admits(Share("junk", number), 0.0)
+        it.admits(Origin("junk", number), 0.0)
     assert len(it._each) == SOURCES and len(it._left["junk"].sources) == NAMED
 
 
@@ -111,10 +111,21 @@ def test_a_contact_without_ipsec_and_what_is_inside_esp_are_always_written() -> 
     problem = Problem(at=0, flow=FLOW, impi="", detail="x")
     for record in (message, protected, problem):
         assert all(it.admits(record, 0.0) for _ in range(5000))
-    hostile = Problem(at=0, flow=protected.flow, impi="", detail="x", kind=ProblemKind.MALFORMED)
-    assert sum(it.admits(hostile, 0.0) for _ in range(5000)) == 50, "problems inside ESP are limited, too"
+    for flow in (protected.flow, MW):
+        hostile = Problem(at=0, flow=flow, impi="", detail="x", kind=ProblemKind.MALFORMED)
+        assert all(it.admits(hostile, 0.0) for _ in range(5000)), "its messages are written, too"
 
 
 def test_kinds_do_not_depend_on_what_peers_say() -> None:
-    kinds = {share_of(MessageSeen(0, True, FLOW, 0, f"M{number}", f"c{number}")).kind for number in range(100)}
+    kinds = {origin_of(MessageSeen(0, True, FLOW, 0, f"M{number}", f"c{number}")).kind for number in range(100)}
     assert kinds == {"message in clear"}
+
+
+def test_the_addresses_of_one_network_of_ipv6_are_one_source() -> None:
+    """A UE has a whole /64: with an address for each datagram it would use up what there is for all."""
+    it = JournalLimit(lambda flow: False)
+    network = int(ip_address("2001:db8::"))
+    flows = [FLOW._replace(remote=ip_address(network + number)) for number in range(1, 500)]
+    assert sum(it.admits(MessageSeen(0, True, flow, 0, "REGISTER", str(flow)), 0.0) for flow in flows) == 50
+    (told,) = it.left_out(10.0)
+    assert str(told) == "449 more of this kind were left out: REGISTER in clear, from 2001:db8::/64"

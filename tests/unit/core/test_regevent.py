@@ -77,8 +77,8 @@ class Table:
         self.turn = Turn(random.Random(1).randbytes)
         self.turn.begin(self.now)
         ports = PortRange(first=5100, count=2)
-        registrar = Registrar(self.turn, ports_ps=ports, ports_pc=ports, pending_per_source=4)
-        self.signalling = Signalling(self.turn, registrar, limit=1000)
+        registrar = Registrar(self.turn, ports_ps=ports, ports_pc=ports, pending=100, pending_per_source=4)
+        self.signalling = Signalling(self.turn, registrar, limit=1000, per_source=100)
         homes = tuple(ConfiguredHop(uri=uri, priority=place) for place, uri in enumerate(self.home, 1))
         self.hops = NextHops(
             self.turn,

@@ -229,14 +229,17 @@ def test_what_every_message_of_a_ue_holds_ends_here(border: Border) -> None:
     ],
 )
 def test_from_says_nothing_for_the_network(before: str, after: str, crossing: Crossing) -> None:
-    """Step 1, 18: cpc, oli and verstat (TS 24.229 4.4.12)."""
+    """Step 1, 18: cpc, oli and verstat (TS 24.229 4.4.12). The answer shows the UE what it wrote (RFC 3261 8.2.6.2)."""
     world = World()
     phone = Phone(world)
     phone.registered()
     data = phone.request("MESSAGE") if crossing is Crossing.REQUEST_UP else phone.reregister(phone)
     lines = [f"From: {before}" if line.startswith("From:") else line for line in data.decode().split("\r\n")]
     world.receive("\r\n".join(lines).encode(), phone.uplink)
-    assert world.at_core().lines("from") == [after]
+    at_core = world.at_core()
+    assert at_core.lines("from") == [after]
+    world.receive(answer(at_core, "404 Not Found"), CORE)
+    assert [message.lines("from") for _, message in world.sent if isinstance(message, Response)] == [[before]]
 
 
 @pytest.mark.parametrize("uri", ["sip:bob@home;IOTL=homeA-homeB;x=y", "sip:bob@home;x=y;i%6ftl=a"])
