@@ -22,9 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about objects of the kernel where the userspace backend is under test: it makes none."""
-    if config.getoption("--esp", default=None) == "userspace":
-        left_out = [item for item in items if item.get_closest_marker("kernel_objects")]
+    """Leave out what is about objects that the backend under test does not make."""
+    foreign = {"userspace": "kernel_objects", "kernel": "userspace_objects"}.get(
+        config.getoption("--esp", default=None)
+    )
+    if foreign is not None:
+        left_out = [item for item in items if item.get_closest_marker(foreign)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 

@@ -192,11 +192,10 @@ def test_a_guard_that_is_flushed_is_put_back(guarded: World, version: int) -> No
         from_the_ue(world, made)
 
 
+@pytest.mark.userspace_objects
 def test_a_way_that_is_bent_is_put_right(guarded: World, version: int) -> None:
     """Step 1, 2: what leaves a protected port leaves in ESP or not at all, and in ESP again after the next look."""
     world = guarded
-    if world.esp == "kernel":
-        return  # what leaves is the matter of the same policies there
     made = world.set(version)
     world.install(made)
     world.udp(made)
@@ -216,11 +215,10 @@ def test_a_way_that_is_bent_is_put_right(guarded: World, version: int) -> None:
         assert world.p(Agent.restore) == ()
 
 
+@pytest.mark.userspace_objects
 def test_a_device_that_is_gone_is_told_and_nothing_passes(own_world: World, version: int) -> None:
     """Step 1, 2: the sockets are bound to the TUN and to nothing else."""
     world = own_world
-    if world.esp == "kernel":
-        return  # it has none
     made = world.set(version)
     world.install(made)
     world.udp(made)
