@@ -14,6 +14,10 @@ from pcscf.lab.ue import Ue
 from tests.interop.crowd import CrowdPlan, crowd, say, told
 
 EVERY = 0.5
+WAITED = 3.0
+"""Seconds for an answer: one that was under way when its P-CSCF was killed never comes, and who waits for it on a
+connection sends nothing there, and does not hear that nobody is at the other end.
+"""
 
 
 async def wrote(ue: Ue, words: str) -> int | str:
@@ -26,7 +30,9 @@ async def wrote(ue: Ue, words: str) -> int | str:
 
 async def chatter(ue: Ue) -> None:
     while True:
-        await wrote(ue, "going on")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAITED):
+                await wrote(ue, "going on")
         await asyncio.sleep(EVERY)
 
 
