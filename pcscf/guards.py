@@ -41,7 +41,7 @@ class Guards:
             if not self._of_core:
                 self._refused = only_of_phones(self._gm, self._mw)
             if guarded.getsockname()[1]:  # it has a port of ours, and is no connection of ours to be
-                self._of_core.append(guarded)
+                self._of_core = [*(each for each in self._of_core if each.fileno() >= 0), guarded]
             guard.refuse_interfaces(guarded, self._refused)
 
     def look(self) -> None:
@@ -70,9 +70,9 @@ class Guards:
         if refused == self._refused:
             return
         self._refused = refused
-        self._of_core = [each for each in self._of_core if each.fileno() >= 0]
         for each in self._of_core:
-            guard.refuse_interfaces(each, refused)
+            if each.fileno() >= 0:
+                guard.refuse_interfaces(each, refused)
 
 
 def only_of_phones(gm: Sequence[IPAddress], mw: Sequence[IPAddress]) -> tuple[int, ...]:

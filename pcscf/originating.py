@@ -69,10 +69,11 @@ class Originating:
         own = None
         if routes and self._sides.is_gm(route_uri(routes[0])):
             own = routes.pop(0)
-        dialog = self._dialog_of(request, registration)
+        dialog = self._dialog_of(request, flow, registration)
         beyond: tuple[str, ...] = ()
         emergency = False
         if dialog is not None:
+            registration = dialog.registration
             absent = not routes and dialog.route == self._to_ecscf  # which left itself out of the route set
             routes = self._checked(routes, dialog.route, "the route set of the dialog", absent=absent)
             ways = self._toward(routes[0]) if routes else self._without_route(registration)
@@ -133,8 +134,11 @@ class Originating:
                 more = [header("Security-Server", sa_set.security_server), header("Require", SEC_AGREE)]
                 raise Refusal(error.status, str(error), more if error.status == 494 else ()) from error
 
-    def _dialog_of(self, request: Request, registration: Registration) -> Dialog | None:
-        """The dialog a request belongs to; None for one outside of dialogs. Raises Refusal."""
+    def _dialog_of(self, request: Request, flow: Flow, registration: Registration) -> Dialog | None:
+        """The dialog a request belongs to; None for one outside of dialogs. Raises Refusal.
+
+        It is the UE's own, or that of the guest it was: who registers during an emergency call can still end it.
+        """
         peer_tag = tag_of(request, "to")
         if not peer_tag:
             return None
@@ -142,7 +146,8 @@ class Originating:
         dialog = self._dialogs.find(key)
         if dialog is None:
             raise Refusal(481, f"no dialog of this UE: Call-ID {key.call_id[:60]}")
-        if dialog.registration is not registration:
+        owner = dialog.registration
+        if owner is not registration and (owner.key.impi or owner.clear != flow):
             raise Refusal(403, f"the dialog {key.call_id[:60]} belongs to another user")
         return dialog
 

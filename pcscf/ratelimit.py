@@ -120,6 +120,11 @@ class RateLimit:
             left.sources.add(origin.source)
         return False
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing was left out that is not told yet."""
+        return not self._left
+
     def left_out(self, now: float) -> list[LeftOut]:
         """What was left out and is to be told now; told once."""
         ripe = [
@@ -212,4 +217,8 @@ class JournalLimit:
         return True
 
     def left_out(self, now: float) -> list[LeftOut]:
-        return self._limit.left_out(now)
+        """What is to be told now. When all is told the flood is over, and nobody's call is left out for it any more."""
+        told = self._limit.left_out(now)
+        if self._limit.is_quiet:
+            self._calls.clear()
+        return told

@@ -106,9 +106,9 @@ class Restart:
             if self._store.write(rows, call_rows):
                 _take_note(rows, self._kept)
                 _take_note(call_rows, self._dialogs)
-            else:
-                self._left |= contacts
-                self._calls_left |= calls
+            else:  # of what is gone and was never stored there is nothing to say
+                self._left |= {token: contact for token, contact in contacts.items() if token in rows}
+                self._calls_left |= {key for key in calls if _name(key) in call_rows}
                 failed = True
         if failed:
             self._again = now + AGAIN

@@ -178,12 +178,13 @@ class Signalling:
         if flow.interface is Interface.MW:
             share, peer = self._core, None
         elif flow.interface is Interface.GM:
-            peer = self._registrar.in_clear(flow)
             unproven = self.is_unproven(flow)
-            if unproven:
+            if not unproven:
+                peer = self._registrar.in_clear(flow)
+            elif isinstance(message, Request) and self._is_too_long(message, flow):
+                return
+            else:
                 share, peer = self._unknown, source_of(flow.remote)
-                if isinstance(message, Request) and self._is_too_long(message, flow):
-                    return
         if emergency and not unproven:
             peer = (peer, EMERGENCY)
         outputs = self._transactions.receive(

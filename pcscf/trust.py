@@ -115,7 +115,10 @@ def without_iotl(item: Header) -> Header:
 
 def anonymous_history(item: Header) -> Header:
     """History-Info whose private entries name nobody (RFC 7044 10.1.2)."""
-    entries = split_list(item.value)
+    value = item.value
+    if "?" not in value or ("%" not in value and "privacy" not in value.lower()):
+        return item
+    entries = split_list(value)
     if not any(map(_is_private, entries)):
         return item
     return _again(item, ", ".join(_anonymous(entry) if _is_private(entry) else entry for entry in entries))

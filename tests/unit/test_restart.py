@@ -191,5 +191,26 @@ def test_a_kernel_that_takes_no_new_lifetime_keeps_nobody_from_starting(
     assert f"SAs of {phone.user} end early: " in caplog.text
 
 
+def test_a_disk_that_stays_full_is_no_reason_to_remember_everybody_who_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be written later is what the store lacks then, not all that was there in between."""
+    monkeypatch.setattr("pcscf.restart.AGAIN", 0.0)
+
+    def work(world: Driven) -> None:
+        restart = world.server._restart
+        assert restart is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(world.server._store, "write", lambda contacts, calls: False)
+            assert world.register(Phone(1))
+            for number in range(2, 30):
+                world.challenge(Phone(number))
+            assert len(restart._left) == 1 and restart.behind
+        world.challenge(Phone(30))
+        assert not restart._left and not restart.behind
+
+    asyncio.run(one_run(tmp_path, FakeKernel(), work))
+
+
 def refusing(ids: Any, lifetime: int) -> None:
     raise XfrmError("no")

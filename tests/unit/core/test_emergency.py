@@ -6,9 +6,10 @@ import pytest
 
 from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency
 from pcscf.originating import OriginatingSettings
+from pcscf.register import Without
 from pcscf.sip.message import Request, Response
 from pcscf.vocabulary import Flow
-from tests.unit.core.world import CORE, REALM, Phone, World, answer, from_core, settings
+from tests.unit.core.world import CORE, REALM, Phone, World, answer, from_core, ok, settings
 
 NUMBERS = frozenset({"112", "911"})
 ECSCF = "sip:10.46.0.2:5090"
@@ -122,6 +123,30 @@ def test_an_emergency_call_of_a_ue_that_is_not_registered() -> None:
     world.take()
     world.wait(300)
     assert not len(world.proxy.dialogs) and not len(world.proxy.registrar), "the guest has gone"
+
+
+def test_who_registers_without_ipsec_during_an_emergency_call_can_end_it() -> None:
+    """The call is the guest's, from the same flow: its BYE got 403."""
+    emergency = EmergencySettings(mode=EmergencyMode.ROUTE, ecscf=ECSCF, numbers=NUMBERS, unregistered=True)
+    world = World(OriginatingSettings(emergency=emergency), without=Without.ADMIT)
+    phone = Phone(world)
+    world.receive(in_clear(phone, "INVITE", "urn:service:sos"), phone.clear)
+    at_ecscf = world.sent[-1][1]
+    assert isinstance(at_ecscf, Request)
+    world.receive(answer(at_ecscf, "200 OK"), TO_ECSCF)
+    world.sent.clear()
+    world.receive(phone.register(security=""), phone.clear)
+    world.receive(ok(world.at_core()), CORE)
+    assert world.proxy.registrar.registered == 1 and len(world.proxy.registrar) == 2
+    world.sent.clear()
+    world.receive(in_clear(phone, "BYE", "sip:psap", to_tag="core"), phone.clear)
+    ((flow, bye),) = world.sent
+    assert flow == TO_ECSCF and isinstance(bye, Request)
+    world.sent.clear()
+    world.receive(answer(bye, "200 OK"), TO_ECSCF)
+    assert world.at_phone()[1].status == 200
+    world.wait(300)
+    assert not len(world.proxy.dialogs) and len(world.proxy.registrar) == 1, "the guest has gone, the contact stays"
 
 
 def test_guests_of_one_address_are_few() -> None:

@@ -102,6 +102,9 @@ def test_what_a_left_out_register_causes_is_left_out_too_and_then_all_is_as_befo
     assert it.admits(MessageSeen(0, True, protected, 7, "REGISTER", "c4999"), 0.0)
     assert it.admits(MessageSeen(0, False, MW, 0, "REGISTER", "c4999"), 0.0), "the UE has come with its SA"
     assert it.admits(RegistrationChanged(at=0, impi="x", registered=True, detail=""), 0.0)
+    late = MessageSeen(0, True, MW, 0, "401 Unauthorized", "c4998")
+    assert not it.left_out(1.0) and not it.admits(late, 1.0)
+    assert it.left_out(3.0) and it.admits(late, 3.0), "the flood is over"
 
 
 def test_a_contact_without_ipsec_and_what_is_inside_esp_are_always_written() -> None:
