@@ -50,13 +50,14 @@ class Guards:
             losses = self._backend.restore()
         except OSError as error:  # then nobody knows
             losses = (Loss("the guards of protected ports", f"they cannot be looked at: {error.strerror or error}"),)
-        self.lost += len(losses)
         faults = [f"{loss.what}: {loss.error}" for loss in losses if loss.error]
         for loss in losses:
             if not loss.error:
+                self.lost += 1
                 self._tell(f"the {loss.what} was gone, by somebody's hand; it was put back")
         fault = "; ".join(faults)
         if fault and fault != self.fault:
+            self.lost += len(faults)
             self._tell(f"protected ports are not served: {fault}")
         elif self.fault and not fault:
             self._tell("all guards are there; protected ports are served again")

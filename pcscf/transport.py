@@ -11,21 +11,28 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE, Budget, Connections, Full
+from pcscf.rounds import Rounds
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError, StreamParser, parse
 from pcscf.vocabulary import Flow, Interface
-from xfrm.buffers import receive_room
+from xfrm.buffers import receive_room, send_room
 from xfrm.guard import discard_waiting
 from xfrm.model import IPAddress
 
 DATAGRAMS_PER_WAKEUP = {Interface.GM: 16, Interface.GM_PROTECTED: 64, Interface.MW: 64}
 """Read of one socket before the others have their turn: a flood in clear keeps what is inside ESP waiting for less."""
-RECEIVE_ROOM = 4 << 20
-"""Octets that may wait at a UDP socket: what comes while others have their turn is not lost."""
+MESSAGES_PER_ROUND = DATAGRAMS_PER_WAKEUP
+"""Of all TCP connections of an interface."""
+MESSAGES_AT_ONCE = 4
+"""Of one connection, before others of its interface have their turn."""
+ROOM = 4 << 20
+"""Octets that may wait at a UDP socket: what comes while others have their turn is not lost, nor what leaves while
+answers to addresses that are not there wait for their neighbour (ARP).
+"""
 ACCEPTED_PER_WAKEUP = 16
 ACCEPT_BACKLOG = 512
 ACCEPT_AGAIN = 0.5
@@ -116,6 +123,7 @@ class Transport:
         self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
         self._unparsed: dict[Interface, Budget[_Connection]] = {side: Budget(most) for side, most in UNPARSED.items()}
         self._unread: dict[Interface, Budget[_Connection]] = {side: Budget(UNREAD) for side in Interface}
+        self.rounds = {side: Rounds(most) for side, most in MESSAGES_PER_ROUND.items()}
         self._crowded: set[IPAddress] = set()
         """Sources that have as many connections as they may; told once."""
         self._told: dict[str, float] = {}
@@ -148,7 +156,7 @@ class Transport:
         while self._closed_udp:
             udp, address, port, interface = self._closed_udp[0]
             self._guard(udp, interface)
-            if interface is Interface.GM_PROTECTED:
+            if interface is not Interface.GM:
                 discard_waiting(udp)
             self._closed_udp.pop(0)
             self._udp[address, port] = udp
@@ -447,6 +455,8 @@ class _Connection(asyncio.Protocol):
         self.heard = 0.0
         self._owner = owner
         self._parser = StreamParser()
+        self._messages: Iterator[Request | Response] = iter(())
+        """Those that are whole, and not handled yet."""
         self._held = 0
         self._backlog = backlog
         self._stream: asyncio.Transport | None = None
@@ -466,25 +476,47 @@ class _Connection(asyncio.Protocol):
         return self._stream is not None
 
     def data_received(self, data: bytes) -> None:
-        owner = self._owner
-        if owner.closing or self._reason or self._stream is None:
+        if self._owner.closing or self._reason or self._stream is None:
             return
-        whole = False
+        self._messages = self._parser.feed(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Handle what has come; of many messages some, and the rest in later rounds of the loop."""
+        owner, rounds = self._owner, self._owner.rounds[self.flow.interface]
         try:
-            for message in self._parser.feed(data):
-                if not whole:
-                    whole = True
-                    owner.heard(self)
+            for _ in range(MESSAGES_AT_ONCE):
+                if owner.closing or self._reason or self._stream is None or self._stream.is_closing():
+                    return  # nothing of it counts any more
+                if not rounds.take():
+                    break
+                message = next(self._messages, None)
+                if message is None:
+                    self._read_on()
+                    return
+                owner.heard(self)
                 owner.on_message(message, self.flow)
         except ParseError as error:
             owner.on_malformed(error, self.flow)
             self.close("not a SIP message")
             return
+        if self._stream is not None:
+            self._stream.pause_reading()
+            self._hold()
+            rounds.wait(self._go_on)
+
+    def _read_on(self) -> None:
+        """All whole messages are handled."""
         if pings := self._parser.take_pings():
             self.send(b"\r\n" * pings)
+        self._hold()
+        if self._stream is not None:
+            self._stream.resume_reading()
+
+    def _hold(self) -> None:
         if (held := self._parser.held) != self._held:
             self._held = held
-            owner.holds(self, held)
+            self._owner.holds(self, held)
 
     def pause_writing(self) -> None:
         self._owner.unread(self, so=True)
@@ -544,7 +576,8 @@ def _bound(address: IPAddress, port: int, kind: socket.SocketKind) -> socket.soc
         if kind is socket.SOCK_STREAM:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:
-            receive_room(made, RECEIVE_ROOM)
+            receive_room(made, ROOM)
+            send_room(made, ROOM)
         made.bind((str(address), port))
     except OSError as error:
         made.close()

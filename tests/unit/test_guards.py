@@ -106,6 +106,7 @@ def test_guards_that_cannot_be_looked_at_end_service() -> None:
     guards.look()
     guards.look()
     assert "No buffer space" in guards.fault and len(told) == 1
+    assert guards.lost == 1, "what is gone all the while is lost once"
 
 
 def test_interfaces_of_the_phones_are_refused_to_the_core(monkeypatch: pytest.MonkeyPatch) -> None:

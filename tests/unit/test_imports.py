@@ -42,6 +42,7 @@ SHELL = {
             "logs",
             "resolve",
             "restart",
+            "rounds",
             "server",
             "service",
             "store",
@@ -56,7 +57,7 @@ SHELL = {
 CORE = FILES.keys() - SIP - LAB - ADMIN - CAPTURE - XFRM - SHELL
 
 WORLD = {"asyncio", "datetime", "logging", "os", "random", "secrets", "socket", "subprocess", "threading", "time"}
-WAITING = {"pcscf.resolve", "pcscf.transport", "pcscf.server", "pcscf.cli"} | LAB | ADMIN | CAPTURE
+WAITING = {"pcscf.resolve", "pcscf.rounds", "pcscf.transport", "pcscf.server", "pcscf.cli"} | LAB | ADMIN | CAPTURE
 PROXY = {f"pcscf.{name}" for name in ("proxy", "register", "registrar", "registration", "server", "signalling", "turn")}
 
 

@@ -85,6 +85,54 @@ def test_a_flood_in_clear_waits_for_what_is_inside_esp() -> None:
     within(run())
 
 
+def test_many_messages_of_one_read_do_not_stop_the_others() -> None:
+    """Step 1, 6: thousands of them over many connections, and a datagram inside ESP comes among the first."""
+
+    async def run() -> None:
+        heard, port = await listening()
+        protected = free_port(socket.SOCK_DGRAM)
+        await heard.transport.listen_udp(HERE, protected, Interface.GM_PROTECTED)
+        connections, each = 20, 300
+        peers = [socket.create_connection((str(HERE), port)) for _ in range(connections)]
+        await until(lambda: len(heard.transport) == connections)
+        for peer in peers:
+            peer.sendall(MESSAGE * each)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone:
+            phone.sendto(MESSAGE, (str(HERE), protected))
+        await until(lambda: len(heard.messages) == connections * each + 1)
+        place = [flow.local_port for _, flow in heard.messages].index(protected)
+        ends = {flow: place for place, (_, flow) in enumerate(heard.messages)}
+        assert min(ends.values()) > connections * each / 2, "they have their turns, too"
+        peers[0].sendall(MESSAGE)
+        await until(lambda: len(heard.messages) == connections * each + 2)
+        for peer in peers:
+            peer.close()
+        await heard.transport.close()
+        assert place < 60
+
+    within(run())
+
+
+def test_nothing_is_handled_of_a_connection_that_was_ended() -> None:
+    """Step 1, 6: by the first of its messages, of many that came with it."""
+
+    async def run() -> None:
+        heard, port = await listening()
+
+        def end(message: Request | Response, flow: Flow) -> None:
+            heard.messages.append((message, flow))
+            heard.transport.reset_flow(flow)
+
+        heard.transport.on_message = end
+        with socket.create_connection((str(HERE), port)) as peer:
+            peer.sendall(MESSAGE * 50)
+            await until(lambda: heard.closed)
+        assert len(heard.messages) == 1
+        await heard.transport.close()
+
+    within(run())
+
+
 def test_datagrams_in_and_out() -> None:
     async def run() -> None:
         heard = Heard()
