@@ -101,7 +101,7 @@ def test_many_messages_of_one_read_do_not_stop_the_others() -> None:
             phone.sendto(MESSAGE, (str(HERE), protected))
         await until(lambda: len(heard.messages) == connections * each + 1)
         place = [flow.local_port for _, flow in heard.messages].index(protected)
-        ends = {flow: place for place, (_, flow) in enumerate(heard.messages)}
+        ends = {flow: place for place, (_, flow) in enumerate(heard.messages) if flow.transport == "TCP"}
         assert min(ends.values()) > connections * each / 2, "they have their turns, too"
         peers[0].sendall(MESSAGE)
         await until(lambda: len(heard.messages) == connections * each + 2)
