@@ -68,7 +68,7 @@ def registered(running: Plant, plan: dict[str, Any]) -> Iterator[list[dict[str, 
 
 def standing_rules(running: Plant) -> list[str]:
     """What guards the protected ports in the P-CSCF's namespace: policies of the kernel, rules of the engine."""
-    commands = (("ip", "xfrm", "policy", "list"), ("ip", "rule"), ("ip", "-6", "rule"))
+    commands = (("ip", "xfrm", "policy", "list", "nosock"), ("ip", "rule"), ("ip", "-6", "rule"))
     return [line for command in commands for line in running.execute("pcscf", *command).splitlines() if line.strip()]
 
 
