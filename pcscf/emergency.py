@@ -50,6 +50,14 @@ def is_emergency(request: Request, numbers: frozenset[str]) -> bool:
     return dialled and digits in numbers
 
 
+def is_emergency_contact(contact: str) -> bool:
+    """Whether a Contact URI is registered for emergency calls only: it has the parameter `sos` (TS 24.229 7.2A.13)."""
+    try:
+        return parse_uri(contact).param("sos") is not None
+    except ParseError:
+        return False
+
+
 def alternative_service(reason: str) -> tuple[list[Header], bytes]:
     """Headers and body of the 380 (TS 24.229 7.6: application/3gpp-ims+xml)."""
     body = (

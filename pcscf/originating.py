@@ -79,6 +79,8 @@ class Originating:
             ways = self._toward(routes[0]) if routes else self._without_route(registration)
         elif is_emergency(request, self.settings.emergency.numbers):
             routes, ways = self._emergency()
+            if not registration.key.impi and not self.settings.emergency.unregistered:
+                raise Refusal(403, "an emergency request, and only of a UE that is registered")
             beyond = self._to_ecscf
             emergency = True
         elif not registration.registered:

@@ -4,9 +4,48 @@ Whoever sends a REGISTER has us keep one, with four SAs, so each source has its 
 that is challenged inside ESP has none here: it has proven itself, and one at a time is all it can have.
 """
 
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
 from pcscf.registration import SaSet
 from pcscf.vocabulary import source_of
 from xfrm.model import IPAddress
+
+HolderT = TypeVar("HolderT", bound=Hashable)
+
+
+class _Ranking(Generic[HolderT]):
+    """Who holds how many, and so who holds the most."""
+
+    def __init__(self) -> None:
+        self._holding: dict[int, dict[HolderT, None]] = {}
+        """Those that hold so many."""
+
+    def move(self, holder: HolderT, was: int, now: int) -> None:
+        """It held so many, and now holds so many."""
+        if was:
+            del self._holding[was][holder]
+            if not self._holding[was]:
+                del self._holding[was]
+        if now:
+            self._holding.setdefault(now, {})[holder] = None
+
+    @property
+    def first(self) -> HolderT:
+        """One that holds the most; of several the first to hold so many.
+
+        There are as many numbers as there are different ones: fewer than the root of twice what all hold.
+        """
+        return next(iter(self._holding[max(self._holding)]))
+
+
+class _Source:
+    """What one source holds: sets by their user and id, the oldest first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.of: dict[str, dict[int, SaSet]] = {}
+        self.users: _Ranking[str] = _Ranking()
 
 
 class Pending:
@@ -16,50 +55,50 @@ class Pending:
         self.limit = limit
         self.per_source = per_source
         self._count = 0
-        self._of: dict[bytes, dict[int, SaSet]] = {}
-        """By source, the oldest first."""
-        self._holding: dict[int, dict[bytes, None]] = {}
-        """The sources that hold so many."""
+        self._of: dict[bytes, _Source] = {}
+        self._sources: _Ranking[bytes] = _Ranking()
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, sa_set: SaSet) -> None:
         """Its challenge is about to go out."""
-        source = source_of(sa_set.parameters.ue)
-        waiting = self._of.setdefault(source, {})
+        name, impi = source_of(sa_set.parameters.ue), sa_set.registration.key.impi
+        source = self._of.get(name)
+        if source is None:
+            source = self._of[name] = _Source()
+        waiting = source.of.setdefault(impi, {})
         waiting[sa_set.id] = sa_set
+        source.users.move(impi, len(waiting) - 1, len(waiting))
+        self._sources.move(name, source.count, source.count + 1)
+        source.count += 1
         self._count += 1
-        self._move(source, len(waiting) - 1, len(waiting))
 
     def discard(self, sa_set: SaSet) -> None:
         """It does not wait any more, if it did."""
-        source = source_of(sa_set.parameters.ue)
-        waiting = self._of.get(source)
-        if waiting is None or waiting.pop(sa_set.id, None) is None:
+        name, impi = source_of(sa_set.parameters.ue), sa_set.registration.key.impi
+        source = self._of.get(name)
+        waiting = source.of.get(impi) if source is not None else None
+        if source is None or waiting is None or waiting.pop(sa_set.id, None) is None:
             return
+        source.users.move(impi, len(waiting) + 1, len(waiting))
+        self._sources.move(name, source.count, source.count - 1)
+        source.count -= 1
         self._count -= 1
-        self._move(source, len(waiting) + 1, len(waiting))
         if not waiting:
-            del self._of[source]
+            del source.of[impi]
+        if not source.count:
+            del self._of[name]
 
     def giving_way(self, address: IPAddress) -> SaSet | None:
-        """What must go before one more of this address is added: the oldest of a source that has its share.
+        """What must go before one more of this address is added, where its source has its share or all have theirs.
 
-        Where there are too many in all, the oldest of the source that has the most.
+        It is of that source, or of the one that has the most; there it is the oldest of the user who has the most, so
+        that who forges many REGISTERs of one user takes nothing from a neighbour at the same address.
         """
-        waiting = self._of.get(source_of(address))
-        if waiting is None or len(waiting) < self.per_source:
+        source = self._of.get(source_of(address))
+        if source is None or source.count < self.per_source:
             if self._count < self.limit:
                 return None
-            # As many numbers as there are different ones: fewer than the root of twice the limit.
-            waiting = self._of[next(iter(self._holding[max(self._holding)]))]
-        return next(iter(waiting.values()))
-
-    def _move(self, source: bytes, was: int, now: int) -> None:
-        if was:
-            del self._holding[was][source]
-            if not self._holding[was]:
-                del self._holding[was]
-        if now:
-            self._holding.setdefault(now, {})[source] = None
+            source = self._of[self._sources.first]
+        return next(iter(source.of[source.users.first].values()))

@@ -13,7 +13,7 @@ from typing import NamedTuple, assert_never
 
 from pcscf import repair
 from pcscf.dialog import Dialogs
-from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency
+from pcscf.emergency import EmergencyMode, EmergencySettings, is_emergency, is_emergency_contact
 from pcscf.nexthop import HopSettings, NextHops
 from pcscf.observe import MessageSeen, ProblemKind, SetEvent
 from pcscf.originating import Originating, OriginatingSettings, elsewhere
@@ -197,6 +197,8 @@ class Proxy:
             case FlowClosed(flow, reason):
                 if flow.transport == "UDP":
                     self._turn.problem(f"a datagram was not sent: {reason}", flow, kind=ProblemKind.UNDELIVERED)
+                else:
+                    self.registrar.cut_off(flow)
                 self._signalling.flow_lost(flow)  # a UE's FIN is no deregistration
             case SecurityInstalled(set_id):
                 self._register.installed(set_id)
@@ -341,13 +343,18 @@ class Proxy:
             self._relay.release(flow)
 
     def _malformed(self, error: ParseError, flow: Flow) -> None:
+        """Say what was wrong with a request, to whom anything is said at all."""
         self._turn.problem(f"not a SIP message: {error}", flow, kind=ProblemKind.MALFORMED)
-        if isinstance(error.message, Request):
+        if flow.interface is Interface.MW:
+            silent = not self._settings.believes(flow.remote)
+        else:
+            silent = self._settings.silent_in_clear and self._signalling.is_unproven(flow)
+        if isinstance(error.message, Request) and not silent:
             self._signalling.reply_at_once(error.message, flow, error.status)
 
     def _registered(self, registration: Registration, path_uri: str) -> None:
         """A contact was registered, for the first time or again; not for emergencies only (digest C4 step 8)."""
-        if ";sos" not in registration.contact.lower():
+        if not is_emergency_contact(registration.contact):
             self._reg_events.registered(registration.key.impi, registration.associated_uris[0], path_uri)
 
     def _resume(self) -> None:

@@ -28,6 +28,9 @@ from pcscf.vocabulary import Flow, InstallSecurity
 from xfrm.algorithms import Pair
 from xfrm.model import IPAddress
 
+TIME_TO_ANSWER = 10.0
+"""Seconds that a challenge inside ESP waits for its UE before one in clear may take its place; a phone takes one."""
+
 
 class UnsupportedExtension(AgreementError):
     """Proxy-Require names what we do not know (RFC 3261 20.29)."""
@@ -286,7 +289,7 @@ class RegisterProcedure:
         """Read an offer and choose; its ports must be free to take (digest A6). Raises AgreementError."""
         proposal = security.parse_proposal(lines)
         chosen = security.choose(proposal, self.settings.preference)
-        self._registrar.check_ports(key, proposal, strict=self.settings.strict_ports)
+        self._registrar.allocator.check_ports(key, proposal, strict=self.settings.strict_ports)
         return proposal, chosen
 
     def _check_protected(
@@ -378,11 +381,12 @@ class RegisterProcedure:
             self._relay(exchange, response)
             return
         former = self._registrar.find(exchange.key)
+        if former is not None and exchange.arrived_on is None and (why := self._is_guarded(former)):
+            self._fail(exchange, 503, why)
+            return
         for old in tuple(former.sets) if former else ():
             if old.state in UNPROVEN or old.state is SetState.CLOSING:
                 self._registrar.step(old, SetEvent.SUPERSEDED, "a newer challenge came")
-        if exchange.arrived_on is None and (crowded := self._registrar.pending.giving_way(exchange.key.address)):
-            self._registrar.step(crowded, SetEvent.SUPERSEDED, "too many unanswered challenges")
         try:
             challenge = aka.take_challenge(response)
             ends = self._registrar.parameters_for(exchange.key, exchange.proposal, exchange.server.flow.local)
@@ -392,8 +396,9 @@ class RegisterProcedure:
         except AgreementError as error:
             self._fail(exchange, error.status, str(error))
             return
+        if exchange.arrived_on is None and (crowded := self._registrar.pending.giving_way(exchange.key.address)):
+            self._registrar.step(crowded, SetEvent.SUPERSEDED, "too many unanswered challenges")
         registration = self._registrar.obtain(exchange.key, exchange.path_token)
-        registration.to_challenge = False
         sa_set = self._registrar.add(
             registration,
             parameters=ends,
@@ -410,6 +415,22 @@ class RegisterProcedure:
         lifetime = int(self.settings.temp_lifetime) + BACKSTOP
         sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)
         self._turn.do(InstallSecurity(sa_set.id, sas))
+
+    def _is_guarded(self, registration: Registration) -> str:
+        """Why a challenge in clear may not take the place of the one there is; "" if it may.
+
+        Anybody can send a REGISTER in clear with the names of a phone. A challenge that is being answered stays, and so
+        does one that began inside ESP, for as long as a phone that is there takes to answer. After that the phone may
+        have restarted: it was told to come again, and gets in.
+        """
+        for each in registration.sets:
+            if each.state not in UNPROVEN:
+                continue
+            if each.answering:
+                return "the challenge before is being answered"
+            if each.began_inside_esp and self._turn.now - each.made < TIME_TO_ANSWER:
+                return "the UE is being challenged inside ESP"
+        return ""
 
     def _accepted(self, exchange: Exchange, response: Response) -> None:
         """200: the set the REGISTER came on is the UE's now, or ends with its registration (digest C4, C5)."""
@@ -463,9 +484,11 @@ class RegisterProcedure:
             # Not challenged: what it offered is dropped, the latest set lives on (digest C4 steps 4 and 7).
             if latest := registration.latest:
                 registrar.step(latest, SetEvent.REFRESHED, detail)
-        elif sa_set.began_on is not None and sa_set.began_on.state in ESTABLISHED:
+        elif sa_set.began_inside_esp:
+            registration.to_challenge = False
             registrar.step(sa_set, SetEvent.REAUTHENTICATED, detail)
         else:
+            registration.to_challenge = False
             registrar.step(sa_set, SetEvent.AUTHENTICATED, detail)
         for former in registrar.moved_from(registration):
             for each in tuple(former.sets):

@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import assert_never
 
 from pcscf import repair
+from pcscf.allocator import Allocator
 from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
 from pcscf.pending import Pending
 from pcscf.registration import (
     ESTABLISHED,
+    MOST_IDENTITIES,
     MOST_SETS,
     SET_LIFE,
     UNPROVEN,
@@ -26,12 +28,12 @@ from pcscf.registration import (
     SaSet,
     SetState,
     identify,
+    is_same_identity,
     names,
 )
-from pcscf.security import AgreementError, Chosen, Parameters, Proposal
+from pcscf.security import Chosen, Parameters, Proposal
 from pcscf.sip.share import Share
 from pcscf.sip.transaction import GM_TIMERS
-from pcscf.spis import Spis
 from pcscf.turn import Turn
 from pcscf.vocabulary import CloseFlow, Flow, Interface, RemoveSecurity, UpdateSecurity, source_of
 from xfrm.model import IPAddress, PortRange, SaId
@@ -62,8 +64,6 @@ class Registrar:
         self.drain = drain
         """Seconds an old set lives on for pending transactions: 64*T1 (TS 24.229 5.2.2)."""
         self._turn = turn
-        self.ports_ps = ports_ps
-        self.ports_pc = ports_pc
         self.pending = Pending(pending, pending_per_source)
         self._guests: Share[Registration] = Share(pending, pending_per_source)
         """UEs that are not registered and make emergency requests."""
@@ -76,10 +76,9 @@ class Registrar:
         self._contacts: dict[str, tuple[Registration, ...]] = {}
         """Those of `_by_impi` that are registered: anybody can have a contact of a user tried."""
         self._by_clear: dict[Flow, Registration] = {}
-        self._by_ports: dict[tuple[IPAddress, int, int], SaSet] = {}
+        self.allocator = Allocator(turn, ports_ps=ports_ps, ports_pc=ports_pc)
+        self._by_ports, self._by_sa = self.allocator.by_ports, self.allocator.by_sa
         self._by_id: dict[int, SaSet] = {}
-        self._by_sa: dict[SaId, SaSet] = {}
-        self._spis = Spis(turn)
         self._unproven: dict[int, SaSet] = {}
         """Sets that wait for their authentication, the oldest first."""
         self.registered = 0
@@ -138,12 +137,9 @@ class Registrar:
     def restore(self, registration: Registration) -> None:
         """A registered contact of an earlier run goes on. Raises ValueError where it cannot be beside the others."""
         key, token = registration.key, registration.path_token
-        ports = {port for each in registration.sets for port in _ports(each.parameters)}
-        ids = {sa_id for each in registration.sets for sa_id in each.ids}
         if not registration.bindings or key in self._registrations or token in self._by_token:
             raise ValueError(f"{key.impi} at {key.address} is there already, or not registered")
-        doubled = len(ports) < 2 * len(registration.sets) or len(ids) < 4 * len(registration.sets)
-        if doubled or self._by_ports.keys() & ports or self._by_sa.keys() & ids:
+        if not self.allocator.are_free(registration.sets):
             raise ValueError(f"SPIs or ports of {key.impi} at {key.address} are those of another")
         self._registrations[key] = self._by_token[token] = registration
         self._by_impi.setdefault(key.impi, {})[key] = registration
@@ -151,6 +147,8 @@ class Registrar:
         self.registered += 1
         identify(registration)
         self.admit_in_clear(registration, registration.clear)
+        if registration.clear is not None and registration.clear.transport == "TCP":
+            self.cut_off(registration.clear)
         for each in registration.sets:
             self._enter(each)
             self._last_set = max(self._last_set, each.id)
@@ -160,9 +158,7 @@ class Registrar:
         """From here on its SPIs and ports are taken."""
         self.states[sa_set.state] += 1
         self._by_id[sa_set.id] = sa_set
-        self._by_ports.update(dict.fromkeys(_ports(sa_set.parameters), sa_set))
-        self._by_sa.update(dict.fromkeys(sa_set.ids, sa_set))
-        self._spis.take((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
+        self.allocator.take(sa_set)
         self.watch(sa_set)
 
     def forget_if_idle(self, registration: Registration) -> None:
@@ -200,10 +196,19 @@ class Registrar:
         """Let a contact without IPsec talk from this flow, and from no other; None: from none."""
         if registration.clear is not None and self._by_clear.get(registration.clear) is registration:
             del self._by_clear[registration.clear]
-        registration.clear = flow
+        registration.clear, registration.cut_off = flow, False
         self.touched[registration.path_token] = registration
         if flow is not None:
             self._by_clear[flow] = registration
+
+    def cut_off(self, flow: Flow) -> None:
+        """The connection of a contact without IPsec is gone. Who opens the next one from there may be somebody else:
+        the registration stands, but the contact neither sends nor gets anything before it has registered again.
+        """
+        registration = self._by_clear.get(flow)
+        if registration is not None and registration.registered:
+            del self._by_clear[flow]
+            registration.cut_off = True
 
     def welcome(self, flow: Flow) -> bool:
         """Let a UE that is not registered make emergency requests from a flow; False where too many do (digest C10)."""
@@ -233,87 +238,14 @@ class Registrar:
     def by_sa(self, sa_id: SaId) -> SaSet | None:
         return self._by_sa.get(sa_id)
 
-    def check_ports(self, key: ContactKey, proposal: Proposal, *, strict: bool) -> None:
-        """The UE's client port may not be that of an established SA of another user (TS 33.203 7.1 rule 3).
-
-        An unanswered challenge keeps nobody away: it may be forged, and there is another port_ps for who comes next.
-        `strict`: nor that of an established SA of its own, as the rule has it to the letter; a phone that comes back
-        with its static ports is then refused until its old SAs end. Raises AgreementError(403).
-        """
-        for own_port in self.ports_ps:
-            holder = self._by_ports.get((key.address, proposal.port_uc, own_port))
-            if holder is None or holder.state not in ESTABLISHED:
-                continue
-            if holder.registration.key.impi != key.impi:
-                raise AgreementError(
-                    403, f"{key.address} port {proposal.port_uc} belongs to an SA of another user (TS 33.203 7.1)"
-                )
-            if strict:
-                raise AgreementError(
-                    403, f"{key.address} port {proposal.port_uc} belongs to an SA that is in use (sa_conflict = strict)"
-                )
-
     def parameters_for(self, key: ContactKey, proposal: Proposal, pcscf: IPAddress) -> Parameters:
-        """Pick ports and SPIs for a new set (TS 33.203 7.1, 7.2). The previous unproven set must be gone already.
+        """Pick ports and SPIs for a new set; unanswered challenges in clear that hold the last make way for it.
 
-        Equal selectors never live side by side: port_pc rotates, and a UE that comes back with the port_uc of a set
-        that is still alive (static ports after a reboot) gets the next port_ps, so that the old set stays untouched
-        until the UE has proven itself. Raises AgreementError.
+        The previous unproven set must be gone already. Raises AgreementError.
         """
-        ue = key.address
-        self.check_ports(key, proposal, strict=False)
-        self._make_room(ue, proposal)
-        for spi in (proposal.spi_uc, proposal.spi_us):
-            if SaId(ue, spi) in self._by_sa:
-                raise AgreementError(503, f"SPI {spi} of {ue} is in use by an earlier SA; offer another")
-        port_ps = self._next_port_ps(key, proposal.port_uc)
-        port_pc = self._next_port_pc(key, proposal.port_us)
-        if port_ps is None or port_pc is None:
-            raise AgreementError(503, f"no free protected port toward {ue} port {proposal.port_us}")
-        avoid = {proposal.spi_uc, proposal.spi_us}
-        spi_pc = self._spis.fresh(avoid)
-        spi_ps = self._spis.fresh(avoid | {spi_pc})
-        return Parameters(
-            ue=ue,
-            pcscf=pcscf,
-            port_uc=proposal.port_uc,
-            port_us=proposal.port_us,
-            port_pc=port_pc,
-            port_ps=port_ps,
-            spi_uc=proposal.spi_uc,
-            spi_us=proposal.spi_us,
-            spi_pc=spi_pc,
-            spi_ps=spi_ps,
-        )
-
-    def _make_room(self, ue: IPAddress, proposal: Proposal) -> None:
-        """Challenges nobody has answered give way: whoever forges them with a phone's numbers cannot keep it out."""
-        holders = [self._by_sa.get(SaId(ue, spi)) for spi in (proposal.spi_uc, proposal.spi_us)]
-        at_ports = [self._by_ports.get((ue, proposal.port_uc, port)) for port in self.ports_ps]
-        if None not in at_ports:
-            holders += at_ports
-        for each in holders:
-            if each is not None and each.state is SetState.TEMP and not each.answering:
-                self.step(each, SetEvent.SUPERSEDED, "a newer challenge has the same numbers")
-
-    def _next_port_ps(self, key: ContactKey, port_uc: int) -> int | None:
-        """The port_ps this contact has already (TS 33.203 7.1: fixed while it is registered), else the first."""
-        registration = self._registrations.get(key)
-        latest = registration.latest if registration else None
-        choices = list(self.ports_ps)
-        if latest is not None:
-            choices.sort(key=lambda port: port != latest.parameters.port_ps)
-        return next((port for port in choices if (key.address, port_uc, port) not in self._by_ports), None)
-
-    def _next_port_pc(self, key: ContactKey, port_us: int) -> int | None:
-        count, first = self.ports_pc.count, self.ports_pc.first
-        registration = self._registrations.get(key)
-        start = registration.last_port_pc + 1 - first if registration and registration.last_port_pc else 0
-        for step in range(count):
-            port = first + (start + step) % count
-            if (key.address, port_us, port) not in self._by_ports:
-                return port
-        return None
+        for each in self.allocator.in_the_way(key, proposal):
+            self.step(each, SetEvent.SUPERSEDED, "a newer challenge has the same numbers")
+        return self.allocator.parameters_for(key, self._registrations.get(key), proposal, pcscf)
 
     def add(
         self,
@@ -444,13 +376,20 @@ class Registrar:
         return in_use
 
     def bind(self, registration: Registration, impu: str, binding: Binding) -> None:
-        """The contact is registered with this identity."""
-        if not registration.bindings:
+        """The contact is registered with this identity, however it was written.
+
+        More than MOST_IDENTITIES are not kept: the one that would end first makes room.
+        """
+        bindings = registration.bindings
+        impu = next((known for known in bindings if is_same_identity(known, impu)), impu)
+        if impu not in bindings and len(bindings) >= MOST_IDENTITIES:
+            del bindings[min(bindings, key=lambda known: bindings[known].expires)]
+        if not bindings:
             self.registered += 1
             impi = registration.key.impi
             self._contacts[impi] = (*self.contacts_of(impi), registration)
         self.touched[registration.path_token] = registration
-        registration.bindings[impu] = binding
+        bindings[impu] = binding
         identify(registration)
         self.watch(registration)
         detail = f"{impu} for {round(binding.expires - self._turn.now)} s"
@@ -467,7 +406,11 @@ class Registrar:
         The sets are left as they are: they end by their own steps.
         """
         self.touched[registration.path_token] = registration
-        gone = [impu for impu, each in registration.bindings.items() if names(identity, (impu, *each.associated_uris))]
+        gone = [
+            impu
+            for impu, each in registration.bindings.items()
+            if is_same_identity(identity, impu) or names(identity, each.associated_uris)
+        ]
         for impu in gone:
             del registration.bindings[impu]
         identify(registration)
@@ -497,7 +440,8 @@ class Registrar:
     def shorten(self, registration: Registration, identity: str, seconds: int) -> None:
         """The core wants the UE to authenticate again before then; the sets live on (digest C5 `shortened`)."""
         for impu, each in tuple(registration.bindings.items()):
-            if names(identity, (impu, *each.associated_uris)) and self._turn.now + seconds < each.expires:
+            named = is_same_identity(identity, impu) or names(identity, each.associated_uris)
+            if named and self._turn.now + seconds < each.expires:
                 self.bind(registration, impu, replace(each, expires=self._turn.now + seconds))
 
     def unregister(self, registration: Registration, why: str) -> None:
@@ -583,18 +527,7 @@ class Registrar:
         self.pending.discard(sa_set)
         if self._by_id.pop(sa_set.id, None) is not None:
             self.states[sa_set.state] -= 1
-            self._spis.free((sa_set.parameters.spi_pc, sa_set.parameters.spi_ps))
         if sa_set in sa_set.registration.sets:
             sa_set.registration.sets.remove(sa_set)
-        for ports in _ports(sa_set.parameters):
-            if self._by_ports.get(ports) is sa_set:
-                del self._by_ports[ports]
-        for sa_id in sa_set.ids:
-            if self._by_sa.get(sa_id) is sa_set:
-                del self._by_sa[sa_id]
+        self.allocator.free(sa_set)
         self._turn.attempt(self.on_set_gone, sa_set)
-
-
-def _ports(ends: Parameters) -> tuple[tuple[IPAddress, int, int], tuple[IPAddress, int, int]]:
-    """Where messages of the UE come from, and at which ports of ours."""
-    return (ends.ue, ends.port_uc, ends.port_ps), (ends.ue, ends.port_us, ends.port_pc)

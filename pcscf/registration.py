@@ -19,6 +19,8 @@ TEMP_LIFETIME = 240
 """reg-await-auth, 4 minutes (TS 24.229 7.8)."""
 MOST_SETS = 3
 """Of one contact: old, in use or new, and temporary (TS 33.203 7.1 rule 3: six SAs in each direction)."""
+MOST_IDENTITIES = 64
+"""Identities that one contact may have registered each on its own; a user has a handful."""
 
 
 class SetState(Enum):
@@ -132,6 +134,11 @@ class SaSet:
     """The protected REGISTER with the answer is on its way to the core."""
 
     @property
+    def began_inside_esp(self) -> bool:
+        """Whether the REGISTER that had it made came from a UE that had proven itself, and still has."""
+        return self.began_on is not None and self.began_on.state in ESTABLISHED
+
+    @property
     def ids(self) -> tuple[SaId, SaId, SaId, SaId]:
         """In the order of TS 33.203 7.1 (digest A1)."""
         ends = self.parameters
@@ -198,6 +205,8 @@ class Registration:
     """When the registrar looks at it next."""
     clear: Flow | None = None
     """Where a UE that was admitted without IPsec talks from; None for every other."""
+    cut_off: bool = False
+    """The connection that is `clear` is gone, and nobody may talk in its place before the UE registers again."""
 
     @property
     def registered(self) -> bool:
@@ -222,6 +231,21 @@ class Registration:
     def in_use(self) -> SaSet | None:
         """The set that carries what we send: not the new one before the UE was seen on it (TS 33.203 7.4.2a)."""
         return next((each for each in self.sets if each.state is SetState.ACTIVE), None) or self.latest
+
+
+def is_same_identity(left: str, right: str) -> bool:
+    """Whether two URIs are the same address-of-record: parameters and headers of a SIP URI do not count (RFC 3261 10.3
+    step 5). What cannot be read is the same only letter by letter.
+    """
+    if left == right:
+        return True
+    try:
+        ours, theirs = parse_uri(left), parse_uri(right)
+    except ParseError:
+        return False
+    if ours.scheme == "tel":
+        return same_uri(ours, theirs)
+    return (ours.scheme, ours.user, ours.host, ours.port) == (theirs.scheme, theirs.user, theirs.host, theirs.port)
 
 
 def identify(registration: Registration) -> None:

@@ -15,6 +15,7 @@ from pcscf.originating import Originating
 from pcscf.passage import DIALOG_FORMING, Plan, Refusal, tag_of
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
+from pcscf.routing import option_tags
 from pcscf.signalling import NO_ANSWER, NOBODY, Signalling
 from pcscf.sip.message import Request, Response, header, response_to
 from pcscf.sip.parse import ParseError
@@ -33,6 +34,25 @@ GUEST_CALL = 6 * 3600
 """Seconds an emergency call of a UE that is not registered may last where no session timer says."""
 SESSION_GRACE = 32.0
 """Seconds a session may overrun its interval before it is forgotten (RFC 4028 10)."""
+
+SHORTEST_SESSION = 90
+"""Min-SE: the shortest interval a session timer may have, whatever a peer writes (RFC 4028 5)."""
+ENDED_BY_481 = {
+    "INVITE": Usage.CALL,
+    "UPDATE": Usage.CALL,
+    "INFO": Usage.CALL,
+    "BYE": Usage.CALL,
+    "SUBSCRIBE": Usage.SUBSCRIPTION,
+    "NOTIFY": Usage.SUBSCRIPTION,
+}
+"""What 481 to a request of this method ends, and nothing else (RFC 5057 5.1).
+
+Of a far end that answers a UE so within a call only 481 to BYE counts: it is what the UE sends next (RFC 3261
+12.2.1.2), and it must go on.
+
+Not PRACK: there it says that the provisional response is unknown (RFC 3262 3). Not REFER, MESSAGE, OPTIONS: they are of
+no usage that there is (RFC 5057 5.3).
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -278,6 +298,8 @@ class Relay:
 
     def _give_up(self, passage: Passage, status: int, why: str) -> None:
         self._turn.problem(f"{status}: {why}", passage.server.flow, passage.plan.registration.key.impi)
+        if status == 408 and passage.request.method == "BYE" and passage.plan.dialog is not None:
+            self.dialogs.end(passage.plan.dialog, Usage.CALL)
         passage.answered_finally = True
         passage.alarm = math.inf
         extra = [header("Retry-After", "10")] if status == 503 else []
@@ -383,7 +405,9 @@ class Relay:
         request, method = passage.request, passage.request.method
         dialog = passage.plan.dialog
         success = 200 <= response.status < 300
-        if method in DIALOG_FORMING:
+        if dialog is not None and response.status == 481 and (over := _ended_by_481(passage)) is not None:
+            self.dialogs.end(dialog, over)
+        elif method in DIALOG_FORMING:
             tag = tag_of(response, "to")
             if not tag or response.status >= 300:
                 return True
@@ -401,17 +425,15 @@ class Relay:
             elif success:
                 dialog.usages.add(usage)
                 self.dialogs.confirm(dialog)
-                self._keep(dialog, method, request, response)
+                self._keep(dialog, method, passage, response)
         elif dialog is None:
             return True
-        elif method == "BYE" and response.status >= 200:
-            self.dialogs.end(dialog, Usage.CALL)
+        elif method == "BYE" and (success or response.status == 408):
+            self.dialogs.end(dialog, Usage.CALL)  # any other answer leaves the call as it was (RFC 3261 12.2.1.2)
         elif method == "NOTIFY" and response.status >= 200 and _is_last(request):
             self.dialogs.end(dialog, Usage.SUBSCRIPTION)
         elif method == "UPDATE" and success:
-            self._keep(dialog, "INVITE", request, response)
-        elif response.status == 481:
-            self.dialogs.close(dialog)
+            self._keep(dialog, "INVITE", passage, response)
         return True
 
     def _open(self, passage: Passage, response: Response, tag: str) -> Dialog | None:
@@ -451,11 +473,18 @@ class Relay:
         impi = passage.plan.registration.key.impi
         self._turn.problem(f"a {response.status} to {passage.request.method} is dropped: {why}", None, impi)
 
-    def _keep(self, dialog: Dialog, method: str, request: Request, response: Response) -> None:
-        """How long it lasts unless it is refreshed; a call without a session timer until BYE or its UE's end."""
-        now = self._turn.now
+    def _keep(self, dialog: Dialog, method: str, passage: Passage, response: Response) -> None:
+        """How long it lasts unless it is refreshed; a call without a session timer until BYE or its UE's end.
+
+        A session timer counts only if our UE knows of it: it says so in its request, or it is its own answer. Else the
+        far end could have us forget a call that the UE goes on with, and must be able to end.
+        """
+        now, request = self._turn.now, passage.request
         if method == "INVITE":
             interval = seconds(response.first("session-expires"))
+            if passage.originating and "timer" not in option_tags(request.values("supported")):
+                interval = None
+            interval = max(interval, SHORTEST_SESSION) if interval else None
             if interval or not dialog.registration.registered:
                 self.dialogs.keep(dialog, now + (interval or GUEST_CALL) + SESSION_GRACE)
             else:
@@ -467,6 +496,13 @@ class Relay:
                 granted = DEFAULT_SUBSCRIPTION if asked is None else asked
             lasts = REFER_LASTS if method == "REFER" else granted + SESSION_GRACE
             self.dialogs.keep(dialog, now + lasts)
+
+
+def _ended_by_481(passage: Passage) -> Usage | None:
+    """The usage of its dialog that is over when the request is answered with 481."""
+    method = passage.request.method
+    usage = ENDED_BY_481.get(method)
+    return None if usage is Usage.CALL and passage.originating and method != "BYE" else usage
 
 
 def _is_last(notify: Request) -> bool:

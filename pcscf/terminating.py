@@ -109,7 +109,7 @@ class Terminating:
         sa_set = self._registrar.sending_set(registration)
         if sa_set is not None:
             return host_of(sa_set.parameters.pcscf, sa_set.parameters.port_ps)
-        if registration.clear is not None:
+        if registration.clear is not None and not registration.cut_off:
             return host_of(registration.clear.local, registration.clear.local_port)
         raise Refusal(480, "the UE has no SAs that could carry it")
 

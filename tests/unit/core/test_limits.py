@@ -333,7 +333,7 @@ def test_spis_of_dropped_challenges_do_not_pile_up(monkeypatch: pytest.MonkeyPat
     world = world_of(pending=2)
     for number in range(50):
         challenged(world, number, "10.45.0.20")
-    assert len(world.proxy.registrar._spis) <= 20 + 2 * 3
+    assert len(world.proxy.registrar.allocator._spis) <= 20 + 2 * 3
 
 
 def test_guests_have_a_limit_for_all() -> None:

@@ -44,9 +44,11 @@ def refused(world: World, phone: Phone, method: str, **changes: object) -> Respo
     return response
 
 
-def invited(world: World, phone: Phone, *, record: str = "<sip:mo@10.46.0.2:5060;lr=on;ftag=u1>") -> Request:
+def invited(
+    world: World, phone: Phone, *, record: str = "<sip:mo@10.46.0.2:5060;lr=on;ftag=u1>", extra: str = ""
+) -> Request:
     """A call of the phone that rings: its dialog is early."""
-    at_core = sent(world, phone, "INVITE")
+    at_core = sent(world, phone, "INVITE", extra=extra)
     ours = at_core.first("record-route")
     world.receive(answer(at_core, "183 Session Progress", f"Record-Route: {record}, {ours}\r\nRSeq: 1\r\n"), CORE)
     world.sent.clear()
@@ -463,7 +465,7 @@ def test_a_subscription_nobody_refreshes_is_forgotten(world: World, phone: Phone
 
 def test_a_call_with_a_session_timer_is_forgotten_when_nobody_refreshes(world: World, phone: Phone) -> None:
     """C9: no refresh of the session, no dialog."""
-    at_core = invited(world, phone)
+    at_core = invited(world, phone, extra="Supported: 100rel, timer\r\n")
     world.receive(answer(at_core, "200 OK", "Session-Expires: 90;refresher=uac\r\n", record=True), CORE)
     world.wait(60)
     assert len(world.proxy.dialogs) == 1

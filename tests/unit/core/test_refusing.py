@@ -218,8 +218,7 @@ def test_a_late_answer_of_the_core_finds_its_set_gone_and_is_not_sent(world: Wor
     phone.challenged()
     world.receive(phone.answer(), phone.uplink)
     late = world.at_core()
-    phone.offer = offer("hmac-sha-1-96/null", spi=70001, port=34000)
-    phone.challenged(nonce="bm9uY2UtMg==")
+    world.expired(next(iter(world.kernel.sas)))
     world.receive(ok(late), CORE)
     assert world.silent() and "a reply has lost its SA; not sent" in world.problems
 

@@ -210,7 +210,8 @@ def test_the_operator_ends_a_registration_at_once(watched: Watched) -> None:
 
 
 def test_the_operator_has_the_next_register_challenged() -> None:
-    """To the core it is one that nobody vouches for (TS 24.229 5.2.2); the set in use stays, and the mark goes."""
+    """To the core it is one that nobody vouches for (TS 24.229 5.2.2); the set in use stays, and the mark goes when
+    the UE has answered."""
     world = World()
     phone = Phone(world)
     phone.registered()
@@ -221,10 +222,15 @@ def test_the_operator_has_the_next_register_challenged() -> None:
     seen = world.at_core()
     assert (seen.first("authorization") or "").endswith('integrity-protected="no"') and registration.to_challenge
     world.receive(challenge(seen, nonce="bm9uY2UtMg=="), CORE)
-    assert world.at_phone()[1].status == 401 and not registration.to_challenge
+    response = world.at_phone()[1]
+    assert response.status == 401 and registration.to_challenge
     assert Counter(each.state.value for each in registration.sets) == {"active": 1, "temporary": 1}
     world.handle(Ordered("nobody@home", registration.key.address, Order.REAUTHENTICATE))
     world.handle(Ordered("nobody@home", registration.key.address, Order.DEREGISTER))
+    after.security_server, after.nonce = response.first("security-server") or "", "bm9uY2UtMg=="
+    world.receive(after.answer(), after.uplink)
+    world.receive(ok(world.at_core()), CORE)
+    assert not registration.to_challenge
     assert list(world.proxy.registrar) == [registration]
 
 
