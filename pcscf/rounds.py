@@ -5,41 +5,43 @@ in between everything else that is ready has its turn.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
 
 class Rounds:
-    """`most`: messages of all connections of a side that are handled in one round."""
+    """`seconds`: what one side may take of a round, one message at least."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left = most
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = 0.0
         self._waiting: deque[Callable[[], None]] = deque()
         self._begun = False
 
-    def take(self) -> bool:
+    def has_room(self) -> bool:
         """Whether one more may be handled in this round."""
-        self._begin()
-        self._left -= 1
-        return self._left >= 0
+        if not self._begun:
+            self._begin()
+            return True
+        return time.monotonic() < self._until
 
     def wait(self, go_on: Callable[[], None]) -> None:
         """Call this in a round with room, after those that wait already."""
-        self._begin()
+        if not self._begun:
+            self._begin()
         self._waiting.append(go_on)
 
     def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            asyncio.get_running_loop().call_soon(self._next)
+        self._begun = True
+        self._until = time.monotonic() + self._seconds
+        asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        self._left = self._most
         self._begun = False
-        for _ in range(len(self._waiting)):
-            if self._left <= 0:
-                break
-            self._waiting.popleft()()
         if self._waiting:
             self._begin()
+        for _ in range(len(self._waiting)):
+            self._waiting.popleft()()
+            if time.monotonic() >= self._until:
+                break

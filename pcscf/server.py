@@ -30,9 +30,10 @@ from pcscf.resolve import Resolver
 from pcscf.restart import Restart
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
+from pcscf.sockets import raise_descriptor_limit
 from pcscf.store import Store
 from pcscf.tally import Tally
-from pcscf.transport import Transport, raise_descriptor_limit
+from pcscf.transport import Transport
 from pcscf.vocabulary import (
     Action,
     CloseFlow,

@@ -7,7 +7,6 @@ A datagram or connection leaves from exactly the flow's local address and port, 
 import asyncio
 import contextlib
 import errno
-import resource
 import socket
 import struct
 import time
@@ -15,24 +14,22 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 from pcscf.connections import CONNECTIONS, CONNECTIONS_PER_SOURCE, Budget, Connections, Full
+from pcscf.intake import Intake
 from pcscf.rounds import Rounds
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError, StreamParser, parse
+from pcscf.sockets import bound, connections_possible, unbound
 from pcscf.vocabulary import Flow, Interface
-from xfrm.buffers import receive_room, send_room
 from xfrm.guard import discard_waiting
 from xfrm.model import IPAddress
 
-DATAGRAMS_PER_WAKEUP = {Interface.GM: 16, Interface.GM_PROTECTED: 64, Interface.MW: 64}
-"""Read of one socket before the others have their turn: a flood in clear keeps what is inside ESP waiting for less."""
-MESSAGES_PER_ROUND = DATAGRAMS_PER_WAKEUP
-"""Of all TCP connections of an interface."""
+DATAGRAMS_PER_WAKEUP = 64
+ROUND = {Interface.GM: 0.002, Interface.GM_PROTECTED: 0.01, Interface.MW: 0.004}
+"""Seconds of messages of an interface before the others have their turn: a flood in clear, and what the core answers to
+it, keep what is inside ESP waiting for no longer.
+"""
 MESSAGES_AT_ONCE = 4
 """Of one connection, before others of its interface have their turn."""
-ROOM = 4 << 20
-"""Octets that may wait at a UDP socket: what comes while others have their turn is not lost, nor what leaves while
-answers to addresses that are not there wait for their neighbour (ARP).
-"""
 ACCEPTED_PER_WAKEUP = 16
 ACCEPT_BACKLOG = 512
 ACCEPT_AGAIN = 0.5
@@ -40,9 +37,6 @@ ACCEPT_AGAIN = 0.5
 SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 TOLD_EVERY = 60.0
 """Seconds between two lines that say the same of all connections."""
-RESERVED_DESCRIPTORS = 256
-"""For all that is no connection of ours: UDP sockets, the kernel, the store, the API, the DNS."""
-MOST_DESCRIPTORS = 1 << 20
 CONNECTION_BACKLOG = 262_144
 """Octets that may wait on one TCP connection before it is given up."""
 CLEAR_BACKLOG = 131_072
@@ -67,22 +61,6 @@ RESET = struct.pack("ii", 1, 0)
 MessageHandler = Callable[[Request | Response, Flow], None]
 MalformedHandler = Callable[[ParseError, Flow], None]
 ClosedHandler = Callable[[Flow, str], None]
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as it may give itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def connections_possible() -> int:
-    """How many TCP connections the descriptors of this process leave room for."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    return max(soft - RESERVED_DESCRIPTORS, soft // 2)
 
 
 class Transport:
@@ -123,7 +101,10 @@ class Transport:
         self._connecting: dict[Flow, tuple[asyncio.Task[None], bytearray]] = {}
         self._unparsed: dict[Interface, Budget[_Connection]] = {side: Budget(most) for side, most in UNPARSED.items()}
         self._unread: dict[Interface, Budget[_Connection]] = {side: Budget(UNREAD) for side in Interface}
-        self.rounds = {side: Rounds(most) for side, most in MESSAGES_PER_ROUND.items()}
+        self.rounds = {side: Rounds(seconds) for side, seconds in ROUND.items()}
+        self._intake = Intake()
+        self._taking_in = False
+        """Whether what came in clear waits for the next round."""
         self._crowded: set[IPAddress] = set()
         """Sources that have as many connections as they may; told once."""
         self._told: dict[str, float] = {}
@@ -146,7 +127,7 @@ class Transport:
 
         `closed`: it takes the port, and is neither read nor written before `open_udp`.
         """
-        udp = _bound(address, port, socket.SOCK_DGRAM)
+        udp = bound(address, port, socket.SOCK_DGRAM)
         self._closed_udp.append((udp, address, port, interface))
         if not closed:
             self.open_udp()
@@ -165,7 +146,7 @@ class Transport:
 
     async def listen_tcp(self, address: IPAddress, port: int, interface: Interface) -> None:
         """Accept TCP connections on one address and port. Raises OSError."""
-        tcp = _bound(address, port, socket.SOCK_STREAM)
+        tcp = bound(address, port, socket.SOCK_STREAM)
         try:
             self._guard(tcp, interface)
         except OSError:
@@ -280,12 +261,15 @@ class Transport:
         interface: Interface,
         flows: dict[tuple[str, int], Flow],
     ) -> None:
-        buffer = self._buffer
-        for _ in range(DATAGRAMS_PER_WAKEUP[interface]):
+        buffer, rounds, intake = self._buffer, self.rounds[interface], self._intake
+        in_clear = interface is Interface.GM
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            if not in_clear and not rounds.has_room():
+                return
             try:
                 size, sender = udp.recvfrom_into(buffer)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 continue  # an ICMP error about an earlier datagram; the transaction's timer decides
             key = (sender[0], sender[1])
@@ -298,14 +282,34 @@ class Transport:
             data = bytes(buffer[:size])
             if not data.strip(b"\r\n\0"):
                 continue  # a keep-alive (RFC 5626 3.5.1 allows CRLF; phones send zeros too)
-            try:
-                message = parse(data)
-            except ParseError as error:
-                self.on_malformed(error, flow)
-            else:
-                self.on_message(message, flow)
+            if in_clear:
+                intake.put(flow, data)
+                continue
+            self._handle(data, flow)
             if udp.fileno() < 0:
                 return  # closed by what the message caused
+        if in_clear and not self._taking_in:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Handle datagrams in clear as long as a round has room for them, the rest in the next."""
+        rounds, intake = self.rounds[Interface.GM], self._intake
+        self._taking_in = False
+        while len(intake) and not self.closing:
+            if not rounds.has_room():
+                self._taking_in = True
+                rounds.wait(self._take_in)
+                return
+            if (waiting := intake.take()) is not None:
+                self._handle(waiting[1], waiting[0])
+
+    def _handle(self, data: bytes, flow: Flow) -> None:
+        try:
+            message = parse(data)
+        except ParseError as error:
+            self.on_malformed(error, flow)
+        else:
+            self.on_message(message, flow)
 
     def _accept(self, tcp: socket.socket, interface: Interface) -> None:
         for _ in range(ACCEPTED_PER_WAKEUP):
@@ -386,7 +390,7 @@ class Transport:
         flow, loop = connection.flow, asyncio.get_running_loop()
         tcp: socket.socket | None = None
         try:
-            tcp = _socket(flow.remote, socket.SOCK_STREAM)
+            tcp = unbound(flow.remote, socket.SOCK_STREAM)
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tcp.bind((str(flow.local), flow.local_port))
             self._guard(tcp, flow.interface)
@@ -488,7 +492,7 @@ class _Connection(asyncio.Protocol):
             for _ in range(MESSAGES_AT_ONCE):
                 if owner.closing or self._reason or self._stream is None or self._stream.is_closing():
                     return  # nothing of it counts any more
-                if not rounds.take():
+                if not rounds.has_room():
                     break
                 message = next(self._messages, None)
                 if message is None:
@@ -557,30 +561,3 @@ class _Connection(asyncio.Protocol):
             tcp = self._stream.get_extra_info("socket")
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self._stream.abort()
-
-
-def _socket(address: IPAddress, kind: socket.SocketKind) -> socket.socket:
-    made = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, kind)
-    made.setblocking(False)
-    if kind is socket.SOCK_STREAM:  # a message must not wait for the acknowledgement of the one before
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if address.version == 6:
-        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    return made
-
-
-def _bound(address: IPAddress, port: int, kind: socket.SocketKind) -> socket.socket:
-    """A socket with this address and port. Raises OSError that names both."""
-    made = _socket(address, kind)
-    try:
-        if kind is socket.SOCK_STREAM:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            receive_room(made, ROOM)
-            send_room(made, ROOM)
-        made.bind((str(address), port))
-    except OSError as error:
-        made.close()
-        word = "TCP" if kind is socket.SOCK_STREAM else "UDP"
-        raise OSError(error.errno, f"{address} port {port}/{word}: {error.strerror}") from error
-    return made

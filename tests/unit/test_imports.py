@@ -45,6 +45,7 @@ SHELL = {
             "rounds",
             "server",
             "service",
+            "sockets",
             "store",
             "tomlfile",
             "transport",
