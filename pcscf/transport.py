@@ -24,7 +24,7 @@ from xfrm.guard import discard_waiting
 from xfrm.model import IPAddress
 
 DATAGRAMS_PER_WAKEUP = 64
-ROUND = {Interface.GM: 0.002, Interface.GM_PROTECTED: 0.01, Interface.MW: 0.004}
+ROUND = {Interface.GM: 0.001, Interface.GM_PROTECTED: 0.01, Interface.MW: 0.003}
 """Seconds of messages of an interface before the others have their turn: a flood in clear, and what the core answers to
 it, keep what is inside ESP waiting for no longer.
 """
