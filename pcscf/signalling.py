@@ -12,7 +12,7 @@ from pcscf.observe import NAME, MessageSeen, ProblemKind
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
 from pcscf.sip.message import Header, Request, Response, header, response_to
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import LONG_HEX, ParseError, without_keys_in
 from pcscf.sip.share import Share
 from pcscf.sip.transaction import (
     CORE_TIMERS,
@@ -358,6 +358,8 @@ class Signalling:
 
     def note(self, message: Request | Response, flow: Flow, sa_set: SaSet | None, *, incoming: bool) -> None:
         summary = (message.method if isinstance(message, Request) else f"{message.status} {message.reason}")[:NAME]
+        if len(summary) >= LONG_HEX:  # as hardly any
+            summary = without_keys_in(summary)
         spi = 0 if sa_set is None else sa_set.spi(flow.local_port, incoming=incoming)
         call_id = (message.first("call-id") or "")[:NAME]
         self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id))
