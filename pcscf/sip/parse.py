@@ -45,7 +45,7 @@ class ParseError(ValueError):
 
 
 def without_keys_in(text: str) -> str:
-    """A text for people without what may be a key of a challenge: 16 hexadecimal digits or more, wherever they stand."""
+    """A text for people without what may be a key of a challenge: 16 hexadecimal digits or more, wherever they are."""
     return _LONG_HEX.sub("…", text)
 
 

@@ -49,7 +49,7 @@ ELSEWHERE = [
     (rb"SIP/2.0 401 Unauthorized", f"SIP/2.0 403 {BOTH}"),
     (rb"(?m)^CSeq: \d+ \w+", f"CSeq: {CK}{IK} REGISTER"),
     (rb"(?m)^CSeq: \d+ \w+", f"CSeq: 1 {CK}"),
-    (rb"(?m)^CSeq: (\d+) \w+", rf"CSeq: \1 REGISTER {BOTH}"),
+    (rb"(?m)^CSeq: \d+ \w+", f"CSeq: 1 REGISTER {BOTH}"),
     (rb"Content-Length: 0", f"Content-Length: {CK}"),
     (rb"(?m)^Via: ", f"Via: {CK}{IK};"),
     (rb"(?m)^Via: ", f"Via: SIP/2.0/UDP h {CK}{IK};"),
@@ -74,23 +74,25 @@ def test_no_broken_challenge_has_its_keys_in_log_journal_or_api(
     caplog.set_level(logging.DEBUG)
 
     async def work(driven: Driven) -> None:
+        number = 0
+
         def check(said: object) -> None:
             records = [str(record) for _, record in driven.server.journal.after(0)]
             assert not [each for each in (*records, caplog.text) if shown(each)], said
             caplog.clear()
 
-        number = 0
-        for lines in CHALLENGES:
+        def challenged(place: bytes, text: str) -> None:
+            nonlocal number
             number += 1
-            with_it = re.compile(rb"WWW-Authenticate: [^\r]*")
-            driven.challenge(Phone(number), of_core=lambda it: with_it.sub(lambda _: lines.encode(), it))
-            check(lines)
+            driven.challenge(Phone(number), of_core=lambda it: re.sub(place, lambda _: text.encode(), it, count=1))
+            check(text)
+
+        for lines in CHALLENGES:
+            challenged(rb"WWW-Authenticate: [^\r]*", lines)
         said = str([row.record for row in await driven.client.journal()])
         assert "no header line: " in said and not shown(said)
         for place, text in ELSEWHERE:
-            number += 1
-            driven.challenge(Phone(number), of_core=lambda it: re.sub(place, text.replace("\\1", "1").encode(), it, 1))
-            check(text)
+            challenged(place, text)
         for value in ACCEPTED:
             number += 1
             phone = Phone(number)
@@ -99,7 +101,7 @@ def test_no_broken_challenge_has_its_keys_in_log_journal_or_api(
             request = driven.to_core()
             assert request is not None
             name = value.partition(":")[0].encode()
-            driven.receive(re.sub(rb"(?m)^" + name + rb": [^\r]*", value.encode(), accept(request), 1), AT_CORE)
+            driven.receive(re.sub(rb"(?m)^" + name + rb": [^\r]*", value.encode(), accept(request), count=1), AT_CORE)
             check(value)
         phone = Phone(number + 1)
         driven.receive(phone.register(5070), driven.clear(phone))
