@@ -15,6 +15,7 @@ from pcscf import repair
 from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
 from pcscf.pending import Pending
 from pcscf.registration import (
+    CLAIMED,
     ESTABLISHED,
     MOST_SETS,
     SET_LIFE,
@@ -386,6 +387,7 @@ class Registrar:
                 spis=sa_set.spis,
                 detail=detail,
                 call_id=self._turn.call_id,
+                unproven=was in UNPROVEN and sa_set.state in CLAIMED and not (sa_set.began_on or sa_set.answering),
             )
         )
         for effect in effects:

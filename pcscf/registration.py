@@ -104,6 +104,8 @@ SET_LIFE: dict[SetState, dict[SetEvent, Step]] = {
 """State -> event -> (next state, effects). An event without a row does not concern the set in that state."""
 
 UNPROVEN = frozenset({SetState.PENDING, SetState.TEMP})
+CLAIMED = UNPROVEN | {SetState.GONE}
+"""Where a set is after a step that needed no message inside ESP; the others need one."""
 ESTABLISHED = frozenset({SetState.NEW, SetState.ACTIVE, SetState.OLD})
 """States of a set whose UE has proven itself: what may carry its traffic."""
 

@@ -35,6 +35,7 @@ from pcscf.vocabulary import Flow, Interface, Send, source_of
 
 NO_ANSWER = "no answer in time"
 UNREACHABLE = "the next hop cannot be reached"
+OWN_BRANCH = len("z9hG4bK0123456789abcdef")
 LONGEST_ANSWER = 1200
 """Octets of an answer of our own to somebody who may have forged where the request came from."""
 STATUS_AND_TAG = 120
@@ -362,7 +363,10 @@ class Signalling:
             summary = without_keys_in(summary)
         spi = 0 if sa_set is None else sa_set.spi(flow.local_port, incoming=incoming)
         call_id = (message.first("call-id") or "")[:NAME]
-        self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id))
+        register = ""
+        if flow.interface is Interface.MW and (message.first("cseq") or "").endswith("REGISTER"):
+            register = (message.first("via") or "").partition("branch=")[2][:OWN_BRANCH]
+        self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id, register))
 
     def _take(self, outputs: Iterable[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:
         """Put on the wire what the transactions want there, and tell their users the rest.
