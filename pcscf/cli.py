@@ -171,7 +171,8 @@ async def _serve(config: "Config", options: argparse.Namespace) -> None:
         tokens = Tokens(config.state, config.admin.origins)
         page = Web(
             admin, tokens, config.admin.address, config.admin.port,
-            origins=config.admin.origins, refused=config.without_admin,
+            origins=config.admin.origins, refused=config.without_admin, guard=server.guards.keep_from_phones,
+            guarded=config.mw.addresses,
         )  # fmt: skip
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

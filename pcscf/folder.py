@@ -3,9 +3,14 @@
 Whoever may write into such a folder, or into one above it, can put a link or a file of their own in the place of ours.
 """
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+MOST_LINKS = 40
+"""That the kernel follows on the way to one file."""
 
 
 class Untrusted(OSError):
@@ -27,12 +32,11 @@ def private_folder(folder: Path, *, mode: int = 0o700) -> None:
 
 
 def trusted_place(path: Path) -> None:
-    """Raises OSError where others can exchange `path` itself: the folders it lies in, as named and as they really are.
+    """Raises OSError where others can exchange `path` itself, or a link or a folder on the way to it.
 
     In a sticky folder, as /tmp, nobody can take away what is another's. The groups of root and our own are not others.
     """
-    named = Path(os.path.abspath(path))
-    for above in {*named.parents, *path.resolve().parents}:
+    for above, name in _steps(path):
         found = above.stat()
         writers = found.st_mode & stat.S_IWOTH
         if found.st_gid not in (0, os.getegid()):
@@ -41,6 +45,30 @@ def trusted_place(path: Path) -> None:
             raise Untrusted(f"{above}, above {path}, belongs to another user (uid {found.st_uid}); name another place")
         if writers and not found.st_mode & stat.S_ISVTX:
             raise Untrusted(f"others may write into {above}, above {path}; chmod o-w {above}, or name another place")
+        if writers and (above / name).is_symlink() and (above / name).lstat().st_uid not in _trusted():
+            raise Untrusted(f"{above / name}, on the way to {path}, is a link of another user; name another place")
+
+
+def _steps(path: Path) -> Iterator[tuple[Path, str]]:
+    """Each folder that is looked into on the way, and for which name: link by link, as the kernel goes."""
+    at = Path("/")
+    links = 0
+    ahead = [*reversed((Path.cwd() / path).parts[1:])]
+    while ahead:
+        name = ahead.pop()
+        if name == "..":
+            at = at.parent
+            continue
+        yield at, name
+        if (at / name).is_symlink():
+            links += 1
+            if links > MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            to = (at / name).readlink()
+            ahead += reversed(to.parts[1:] if to.is_absolute() else to.parts)
+            at = Path("/") if to.is_absolute() else at
+        else:
+            at /= name
 
 
 def owned_file(path: Path, flags: int, *, secret: bool = True) -> int:

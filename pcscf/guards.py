@@ -38,11 +38,15 @@ class Guards:
         if interface is Interface.GM_PROTECTED:
             self._backend.guard(guarded)
         elif interface is Interface.MW:
-            if not self._of_core:
-                self._refused = only_of_phones(self._gm, self._mw)
-            if guarded.getsockname()[1]:  # it has a port of ours, and is no connection of ours to be
-                self._of_core = [*(each for each in self._of_core if each.fileno() >= 0), guarded]
-            guard.refuse_interfaces(guarded, self._refused)
+            self.keep_from_phones(guarded)
+
+    def keep_from_phones(self, guarded: socket.socket) -> None:
+        """Let nothing in that comes by an interface of the phones, as long as the socket is open. Raises OSError."""
+        if not self._of_core:
+            self._refused = only_of_phones(self._gm, self._mw)
+        if guarded.getsockname()[1]:  # it has a port of ours, and is no connection of ours to be
+            self._of_core = [*(each for each in self._of_core if each.fileno() >= 0), guarded]
+        guard.refuse_interfaces(guarded, self._refused)
 
     def look(self) -> None:
         """See that all is there, and put back what is not. Costs some tens of microseconds; every second."""

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pcscf.hops import Hop, HopKey, HopState, HopTable, Prober, key_of
 from pcscf.sip.fields import KEPT_OCTETS
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import ParseError, quoted, without_keys_in
 from pcscf.sip.uri import parse_uri
 from pcscf.turn import Turn
 from pcscf.vocabulary import Flow, Interface, Query, Resolve, Resolved, Target
@@ -74,14 +74,16 @@ def read_uri(text: str, transport: Transport) -> Query:
     Raises ParseError.
     """
     uri = parse_uri(text)
-    shown = text[:80]
+    shown = quoted(text, 80)
     if uri.scheme != "sip":
         raise ParseError(f"only sip: is served toward the core, not {uri.scheme}: {shown}", status=416)
     if uri.param("maddr") is not None:
         raise ParseError(f"maddr would send it elsewhere than it says: {shown}")
     said = uri.param("transport")
     if said is not None and said.lower() not in ("udp", "tcp"):
-        raise ParseError(f"transport {said[:20]} is not served toward the core, only udp and tcp: {shown}")
+        raise ParseError(
+            f"transport {without_keys_in(said[:20])} is not served toward the core, only udp and tcp: {shown}"
+        )
     chosen: Literal["UDP", "TCP", ""] = "" if said is None else "UDP" if said.lower() == "udp" else "TCP"
     host = uri.host.rstrip(".")
     if not host:

@@ -27,6 +27,8 @@ class MessageSeen(NamedTuple):
     summary: str
     """Method or `status reason`, and what matters of it."""
     call_id: str
+    register: str = ""
+    """Our branch, of a REGISTER on Mw and of its answers: tells apart whose they are, where Call-IDs need not."""
 
 
 class Attempt(NamedTuple):
@@ -78,6 +80,8 @@ class SetChanged:
     detail: str
     call_id: str = ""
     """Of the message that caused it; "" for time and kernel."""
+    unproven: bool = False
+    """It began in clear, and nothing has come inside ESP yet: anybody can bring this about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

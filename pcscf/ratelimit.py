@@ -21,7 +21,8 @@ QUIET = 2.0
 """Seconds without another: then it is said how many were left out."""
 EVERY = 10.0
 """Seconds after which it is said although there are more."""
-CALLS = 4096
+ONWARD = 4096
+"""REGISTERs whose answers are left out with them."""
 
 
 class Rate(NamedTuple):
@@ -156,6 +157,8 @@ def origin_of(record: Record) -> Origin:
             return Origin(f"message at {flow.interface.value}", (flow.remote, record.call_id), usual=True)
         case Attempt():
             return Origin("attempt to register", _source(record.ue), usual=True)
+        case SetChanged(unproven=True):
+            return Origin("set of SAs that nobody has proven to have", _source(record.ue), usual=True)
         case SetChanged():
             return Origin("set of SAs", _source(record.ue), usual=True)
         case RegistrationChanged():
@@ -170,9 +173,10 @@ def _source(address: IPAddress) -> str:
 class JournalLimit:
     """Keeps strangers from pushing out of the journal what others did.
 
-    Limited are problems and messages in clear of those who are not registered, and problems that are nobody's; with a
-    REGISTER that is left out goes what it causes toward the core. What happens inside ESP or with the core, and what
-    becomes of sets and registrations, is always written.
+    Limited are problems and messages in clear of those who are not registered, sets that nobody has proven to have the
+    keys of, and problems that are nobody's; with a REGISTER that is left out goes the one it causes toward the core,
+    and the core's answer. What happens inside ESP or else with the core, what becomes of sets that are proven and of
+    registrations, is always written.
     """
 
     def __init__(self, known: Callable[[Flow], bool]) -> None:
@@ -182,43 +186,51 @@ class JournalLimit:
             unusual=Rates(Rate(50, 5), Rate(1000, 5)),
             usual=Rates(Rate(50, 5), Rate(2000, 100)),
         )
-        self._calls: OrderedDict[str, None] = OrderedDict()
-        """Call-IDs whose last message in clear was left out."""
+        self._cause: str | None = None
+        """Call-ID of a REGISTER that was left out, until the next message comes: what follows is for it."""
+        self._onward: OrderedDict[str, None] = OrderedDict()
+        """Our branches of the REGISTERs toward the core that were left out. No peer can say those of another's."""
 
     def admits(self, record: Record, now: float) -> bool:
         if isinstance(record, MessageSeen):
-            usual = not self._calls and record.flow.interface is not Interface.GM  # almost every message there is
-            return usual or self._admits_message(record, now)
+            if self._cause is None and not self._onward and record.flow.interface is not Interface.GM:
+                return True  # almost every message there is
+            return self._admits_message(record, now)
         match record:
             case Problem(flow=flow):
                 if flow is not None and (flow.interface is not Interface.GM or self._known(flow)):
                     return True
             case Attempt(spi=0):
-                if record.call_id in self._calls:
+                if record.call_id == self._cause:
                     return False
+            case SetChanged(unproven=True):
+                pass
             case _:
                 return True
         return self._limit.admits(origin_of(record), now)
 
     def _admits_message(self, record: MessageSeen, now: float) -> bool:
-        calls, call_id, flow = self._calls, record.call_id, record.flow
-        if flow.interface is Interface.GM and not self._known(flow):
-            if not record.incoming and call_id in calls:
-                return False
-            if not self._limit.admits(origin_of(record), now):
-                if len(calls) >= CALLS:
-                    calls.popitem(last=False)
-                calls[call_id] = None
-                return False
-        elif flow.interface is Interface.MW:
-            return not calls or call_id not in calls
-        if calls:
-            calls.pop(call_id, None)
-        return True
+        flow, onward = record.flow, self._onward
+        cause = self._cause
+        if record.incoming:
+            self._cause = None
+        if flow.interface is Interface.GM:
+            if self._known(flow) or self._limit.admits(origin_of(record), now):
+                return True
+            if record.incoming and record.summary == "REGISTER":
+                self._cause = record.call_id
+            return False
+        if not record.register:
+            return True
+        if not record.incoming and record.call_id == cause:
+            if len(onward) >= ONWARD:
+                onward.popitem(last=False)
+            onward[record.register] = None
+        return record.register not in onward
 
     def left_out(self, now: float) -> list[LeftOut]:
-        """What is to be told now. When all is told the flood is over, and nobody's call is left out for it any more."""
+        """What is to be told now. When all is told the flood is over, and no answer is left out for it any more."""
         told = self._limit.left_out(now)
         if self._limit.is_quiet:
-            self._calls.clear()
+            self._onward.clear()
         return told

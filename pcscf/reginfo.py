@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import NamedTuple, TypeVar
 from xml.parsers import expat
 
+from pcscf.sip.parse import quoted
+
 NAMESPACE = "urn:ietf:params:xml:ns:reginfo"
 CONTENT_TYPE = "application/reginfo+xml"
 
@@ -151,7 +153,7 @@ class _Reader:
         prefix, _, local = name.rpartition(":")
         if local != _PATH[self.known] or self._namespace(prefix) != NAMESPACE:
             if self.depth == 1:
-                raise ReginfoError(f"the document is {name[:80]!r}, not reginfo in {NAMESPACE}")
+                raise ReginfoError(f"the document is {quoted(name, 80)}, not reginfo in {NAMESPACE}")
             self.attributes.pop()
             return
         self.known += 1
@@ -228,7 +230,7 @@ def _uri(text: str, what: str) -> str:
     text = text.strip()
     scheme, colon, rest = text.partition(":")
     if not (scheme and colon and rest) or _NOT_IN_URI.search(text):
-        raise ReginfoError(f"{what} is no URI: {text[:60]!r}")
+        raise ReginfoError(f"{what} is no URI: {quoted(text)}")
     return text
 
 
@@ -240,13 +242,13 @@ def _word(words: type[WordT], attributes: Attributes, name: str) -> WordT:
     try:
         return words(value)
     except ValueError:
-        raise ReginfoError(f"{name} is {value[:40]!r}, not one of {', '.join(words)}") from None
+        raise ReginfoError(f"{name} is {quoted(value, 40)}, not one of {', '.join(words)}") from None
 
 
 def _number(text: str, what: str, *, bits: int) -> int:
     text = text.strip()
     if not (text.isascii() and text.isdigit() and len(text) <= 20) or int(text) >> bits:
-        raise ReginfoError(f"{what} is no number of {bits} bits: {text[:40]!r}")
+        raise ReginfoError(f"{what} is no number of {bits} bits: {quoted(text, 40)}")
     return int(text)
 
 

@@ -19,7 +19,7 @@ from pcscf.security import AgreementError, Chosen, Proposal
 from pcscf.signalling import Signalling
 from pcscf.sip.fields import Auth, parse_auth, parse_name_addr
 from pcscf.sip.message import Header, Request, Response, header, response_to
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import ParseError, quoted, without_keys_in
 from pcscf.sip.transaction import Transaction
 from pcscf.sip.uri import parse_uri, same_uri
 from pcscf.trust import SEC_AGREE
@@ -183,7 +183,8 @@ class RegisterProcedure:
                 self._accepted(exchange, response)
             elif response.status >= 300:
                 self._relay(exchange, response)
-                why = f"the core answered {response.status} {response.reason}{_said(response)}"
+                said = without_keys_in(f"{response.reason}{_said(response)}")
+                why = f"the core answered {response.status} {said}"
                 self._turn.problem(f"REGISTER failed: {why}", None, exchange.key.impi)
                 self._authentication_failed(exchange, why)
         except ParseError as error:
@@ -570,7 +571,7 @@ def _credentials(request: Request) -> Auth | None:
     names = [name for auth in found for name, _ in auth.params]
     if len(set(names)) < len(names):  # who reads the other one would see another user
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise AgreementError(400, f"the Authorization header has {twice[:40]} twice")
+        raise AgreementError(400, f"the Authorization header has {quoted(twice, 40)} twice")
     return found[0] if found else None
 
 

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from pcscf import repair
 from pcscf.allocator import Allocator
-from pcscf.observe import RegistrationChanged, SetChanged, SetEvent
+from pcscf.observe import RegistrationChanged, SetEvent
 from pcscf.pending import Pending
 from pcscf.registration import (
     ESTABLISHED,
@@ -307,19 +307,7 @@ class Registrar:
         self.touched[registration.path_token] = registration
         if sa_set.state not in UNPROVEN and self._unproven.pop(sa_set.id, None) is not None:
             self.pending.discard(sa_set)
-        self._turn.note(
-            SetChanged(
-                at=self._turn.now,
-                impi=registration.key.impi,
-                ue=registration.key.address,
-                set_id=sa_set.id,
-                event=event,
-                state=sa_set.state.value,
-                spis=sa_set.spis,
-                detail=detail,
-                call_id=self._turn.call_id,
-            )
-        )
+        self._turn.note(sa_set.changed(event, was, detail, self._turn.now, self._turn.call_id))
         for effect in effects:
             self._apply(effect, sa_set, linger=linger, was=was)
         if sa_set.state is SetState.GONE:

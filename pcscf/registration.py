@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pcscf.observe import SetEvent
+from pcscf.observe import SetChanged, SetEvent
 from pcscf.security import Chosen, Parameters, Proposal
 from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.parse import ParseError
@@ -106,6 +106,8 @@ SET_LIFE: dict[SetState, dict[SetEvent, Step]] = {
 """State -> event -> (next state, effects). An event without a row does not concern the set in that state."""
 
 UNPROVEN = frozenset({SetState.PENDING, SetState.TEMP})
+CLAIMED = UNPROVEN | {SetState.GONE}
+"""Where a set is after a step that needed no message inside ESP; the others need one."""
 ESTABLISHED = frozenset({SetState.NEW, SetState.ACTIVE, SetState.OLD})
 """States of a set whose UE has proven itself: what may carry its traffic."""
 
@@ -154,6 +156,21 @@ class SaSet:
         """spi_uc, spi_us, spi_pc, spi_ps."""
         ends = self.parameters
         return ends.spi_uc, ends.spi_us, ends.spi_pc, ends.spi_ps
+
+    def changed(self, event: SetEvent, was: SetState, detail: str, now: float, call_id: str) -> SetChanged:
+        """The record of a step that it has just taken."""
+        return SetChanged(
+            at=now,
+            impi=self.registration.key.impi,
+            ue=self.registration.key.address,
+            set_id=self.id,
+            event=event,
+            state=self.state.value,
+            spis=self.spis,
+            detail=detail,
+            call_id=call_id,
+            unproven=was in UNPROVEN and self.state in CLAIMED and not (self.began_on or self.answering),
+        )
 
     def spi(self, local_port: int, *, incoming: bool) -> int:
         """The SPI on the wire of a message at that port of ours (digest A1)."""

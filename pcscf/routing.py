@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pcscf import trust
 from pcscf.sip.fields import parse_via, top_via
 from pcscf.sip.message import Header, Request, Response, header, split_list
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import ParseError, quoted
 from pcscf.trust import Crossing
 from pcscf.vocabulary import Flow
 from xfrm.model import IPAddress, bracketed
@@ -190,5 +190,5 @@ def hops_left(request: Request) -> int:
     if text is None:
         return 70
     if not (text.isascii() and text.isdigit() and len(text) <= 3):
-        raise ParseError(f"Max-Forwards is no number from 0 to 255: {text[:20]}")
+        raise ParseError(f"Max-Forwards is no number from 0 to 255: {quoted(text, 20)}")
     return int(text)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pcscf.aka import AkaKeys, expand
 from pcscf.sip.fields import Mechanism, parse_mechanism
 from pcscf.sip.message import split_list
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import ParseError, quoted
 from xfrm.algorithms import VALID_PAIRS, Pair
 from xfrm.model import Sa, Selector
 
@@ -268,5 +268,6 @@ def _entries(text: str) -> tuple[object, ...]:
 def _number(name: str, text: str | None) -> int:
     low, high = (LOWEST_SPI, 0xFFFFFFFF) if name.startswith("spi") else (1, 0xFFFF)
     if not (text and text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
-        raise AgreementError(400, f"Security-Client: {name}={text or '(absent)'} is not a number from {low} to {high}")
+        said = quoted(text, 20) if text else "(absent)"
+        raise AgreementError(400, f"Security-Client: {name}={said} is not a number from {low} to {high}")
     return int(text)

@@ -12,7 +12,7 @@ from pcscf.observe import NAME, MessageSeen, ProblemKind
 from pcscf.registrar import Registrar
 from pcscf.registration import Registration, SaSet
 from pcscf.sip.message import Header, Request, Response, header, response_to
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import LONG_HEX, ParseError, without_keys_in
 from pcscf.sip.share import Share
 from pcscf.sip.transaction import (
     CORE_TIMERS,
@@ -35,6 +35,7 @@ from pcscf.vocabulary import Flow, Interface, Send, source_of
 
 NO_ANSWER = "no answer in time"
 UNREACHABLE = "the next hop cannot be reached"
+OWN_BRANCH = len("z9hG4bK0123456789abcdef")
 LONGEST_ANSWER = 1200
 """Octets of an answer of our own to somebody who may have forged where the request came from."""
 STATUS_AND_TAG = 120
@@ -358,9 +359,14 @@ class Signalling:
 
     def note(self, message: Request | Response, flow: Flow, sa_set: SaSet | None, *, incoming: bool) -> None:
         summary = (message.method if isinstance(message, Request) else f"{message.status} {message.reason}")[:NAME]
+        if len(summary) >= LONG_HEX:  # as hardly any
+            summary = without_keys_in(summary)
         spi = 0 if sa_set is None else sa_set.spi(flow.local_port, incoming=incoming)
         call_id = (message.first("call-id") or "")[:NAME]
-        self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id))
+        register = ""
+        if flow.interface is Interface.MW and (message.first("cseq") or "").endswith("REGISTER"):
+            register = (message.first("via") or "").partition("branch=")[2][:OWN_BRANCH]
+        self._turn.note(MessageSeen(self._turn.now, incoming, flow, spi, summary, call_id, register))
 
     def _take(self, outputs: Iterable[Output[Flow]], user: RequestUser | None, flow: Flow | None) -> None:
         """Put on the wire what the transactions want there, and tell their users the rest.

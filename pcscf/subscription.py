@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pcscf.sip.fields import parse_cseq, parse_name_addr
 from pcscf.sip.message import Header, Request, Response, header
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import ParseError, quoted
 from pcscf.sip.uri import parse_uri
 
 ENDS_DIALOG = frozenset({404, 405, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604})
@@ -93,10 +93,11 @@ class Dialog:
         """Why a NOTIFY is not even looked into: another package, another type of body, an overtaken one."""
         event = _token(request.first("event"))
         if event != package:
-            return Refusal(489, f"Event is {event[:40]!r}, subscribed is {package}", (header("Allow-Events", package),))
+            words = f"Event is {quoted(event, 40)}, subscribed is {package}"
+            return Refusal(489, words, (header("Allow-Events", package),))
         content, encoding = (_token(request.first(name)) for name in ("content-type", "content-encoding"))
         if request.body and (content != content_type or encoding not in ("", "identity")):
-            words = f"the body is {content[:60]!r}, encoding {encoding[:20]!r}"
+            words = f"the body is {quoted(content)}, encoding {quoted(encoding, 20)}"
             return Refusal(415, words, (header("Accept", content_type),))
         number = parse_cseq(request.first("cseq") or "").number
         if number <= self.remote_cseq:
@@ -142,5 +143,5 @@ def _routes(message: Request | Response) -> tuple[str, ...]:
 def _sip(value: str) -> str:
     uri = parse_name_addr(value).uri
     if parse_uri(uri).scheme == "tel":
-        raise ParseError(f"{uri[:60]!r} is no place to send to")
+        raise ParseError(f"{quoted(uri)} is no place to send to")
     return uri

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from pcscf.aka import without_keys
-from pcscf.sip.fields import drop_auth_params
+from pcscf.sip.fields import drop_auth_params, parse_name_addr
 from pcscf.sip.message import Header, Message, header, split_list
+from pcscf.sip.parse import ParseError
 
 SEC_AGREE = "sec-agree"
 
@@ -122,6 +123,17 @@ def anonymous_history(item: Header) -> Header:
     if not any(map(_is_private, entries)):
         return item
     return _again(item, ", ".join(_anonymous(entry) if _is_private(entry) else entry for entry in entries))
+
+
+def anonymous_diversion(item: Header) -> Header | None:
+    """Diversion whose entries that ask for privacy name nobody (RFC 5806); one that cannot be read is not shown."""
+    if "privacy" not in item.value.lower():
+        return item
+    entries = split_list(item.value)
+    shown = list(filter(None, map(_diverted, entries)))
+    if shown == entries:
+        return item
+    return _again(item, ", ".join(shown)) if shown else None
 
 
 UP = (Crossing.REQUEST_UP, Crossing.RESPONSE_UP, Crossing.REGISTER_UP)
@@ -255,6 +267,10 @@ RULES = (
          "a UE may begin one; whoever acts on it asks P-Asserted-Identity"),
     Rule("History-Info", DOWN, anonymous_history, "4.4.4, RFC 7044 10.1.2", _REMEMBERED,
          "the UE shows who diverted, unless that user wants privacy", "history, header"),
+    Rule("Diversion", UP, drop, "RFC 5806", _OURS,
+         "only a server that is trusted says who diverted; a UE may begin a History-Info"),
+    Rule("Diversion", DOWN, anonymous_diversion, "RFC 5806, RFC 7544", _OURS,
+         "the forerunner of History-Info: as that one", "history, header, id"),
     Rule("Reason", (Crossing.RESPONSE_UP,), without_isup_cause, "4.4.7, RFC 6432", _REMEMBERED,
          "an ISUP cause is said by gateways; the UE's own reasons pass"),
     Rule("Reason", (*REQUESTS, *RESPONSES_DOWN), keep, "4.4.7, RFC 3326", _OURS, "the user is told why"),
@@ -339,6 +355,9 @@ _INDICATOR = frozenset({"integrity-protected"})
 _CLAIMS = frozenset({"cpc", "oli", "verstat"})
 _CATEGORY = frozenset({"cpc", "oli"})
 _IOTL = frozenset({"iotl"})
+_ANONYMOUS = "sip:anonymous@anonymous.invalid"
+_ABOUT_NOBODY = frozenset({"reason", "counter", "privacy"})
+"""Parameters of Diversion (RFC 5806) that stay with who is made anonymous."""
 _LONGEST_NAME = 3 * max(map(len, _CLAIMS | _IOTL))
 """Characters of such a name where each is escaped."""
 _PARAMETER = re.compile(
@@ -382,6 +401,22 @@ def _is_private(entry: str) -> bool:
     return any(_is(name, "privacy") and not _is(value, "none") for name, _, value in pairs)
 
 
+def _diverted(entry: str) -> str:
+    """An entry of Diversion as the UE may see it; "" if it cannot be read."""
+    try:
+        params = parse_name_addr(entry).params
+    except ParseError:
+        return ""
+    if all(value.strip().lower() == "off" for name, value in params if name == "privacy"):
+        return entry
+    said = [f";{name}={value}" for name, value in params if name in _ABOUT_NOBODY and _is_word(value)]
+    return f"<{_ANONYMOUS}>{''.join(said)}"
+
+
+def _is_word(text: str) -> bool:
+    return len(text) <= _LONGEST_WORD and text.isascii() and text.replace("-", "").isalnum()
+
+
 def _is(escaped: str, word: str) -> bool:
     """Whether a text, with or without escapes and blanks around it, is this word."""
     text = escaped.strip()
@@ -389,4 +424,4 @@ def _is(escaped: str, word: str) -> bool:
 
 
 def _anonymous(entry: str) -> str:
-    return f"<sip:anonymous@anonymous.invalid>{entry.rpartition('>')[2]}"
+    return f"<{_ANONYMOUS}>{entry.rpartition('>')[2]}"

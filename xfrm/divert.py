@@ -21,8 +21,9 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from itertools import islice
 from typing import Final
 
 from xfrm.buffers import receive_room, send_room
@@ -33,6 +34,7 @@ from xfrm.rtnetlink import (
     NETLINK_ROUTE,
     Rule,
     add_rule,
+    all_addresses,
     all_rules,
     default_route,
     delete_rule,
@@ -41,6 +43,7 @@ from xfrm.rtnetlink import (
     link_up,
     link_without_addresses,
     no_link_at_all,
+    parse_address,
     parse_rule,
     route_of,
     unreachable,
@@ -238,15 +241,31 @@ class Divert:
 
     def _is_routed(self) -> bool:
         """Whether packets from the protected ports would go into the TUN."""
-        somewhere = _SOMEWHERE[self.address.version]
         asked = [
-            route_of(self.address, somewhere, protocol, port)
+            route_of(self.address, destination, protocol, port)
+            for destination in self._destinations()
             for each in self._ports
             for port in (each.first, each.first + each.count - 1)
             for protocol in (UDP, TCP)
         ]
         answers = self._channel.batch(asked)
         return all(not answer.errno and leaves_by(answer.payload) == self._link for answer in answers)
+
+    def _destinations(self) -> list[IPAddress]:
+        """Where phones may be: far away, and beside us, since a rule of somebody else may lead away only these.
+
+        Raises OSError.
+        """
+        found = [_SOMEWHERE[self.address.version]]
+        if self.address.is_loopback:  # whose neighbours are all of this host
+            return found
+        ours = [each for each in map(parse_address, self._channel.dump(all_addresses())) if each is not None]
+        addresses = {address for address, _, _ in ours}
+        for address, _, prefix in ours:
+            if address == self.address:
+                beside: Iterator[IPAddress] = ip_network((address, prefix), strict=False).hosts()
+                found += islice((each for each in islice(beside, len(addresses) + 1) if each not in addresses), 1)
+        return found
 
     def _route_again(self) -> None:
         self._add_last_routes()

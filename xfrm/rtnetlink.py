@@ -249,11 +249,11 @@ def all_addresses() -> Request:
     return Request(_RTM_GETADDR, _IFADDR.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 
 
-def parse_address(payload: bytes) -> tuple[IPAddress, int] | None:
-    """An address of this host and the index of its link; None for another family."""
-    family, _, _, _, index = _IFADDR.unpack_from(payload)
+def parse_address(payload: bytes) -> tuple[IPAddress, int, int] | None:
+    """An address of this host, the index of its link and the length of its prefix; None for another family."""
+    family, prefix, _, _, index = _IFADDR.unpack_from(payload)
     attributes = _attributes(payload, _IFADDR.size)
     packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
     if family not in (socket.AF_INET, socket.AF_INET6) or packed is None:
         return None
-    return ip_address(packed), index
+    return ip_address(packed), index, prefix

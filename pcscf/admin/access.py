@@ -112,8 +112,9 @@ class Tokens:
             raise Refused(403, f"a page of {origin[:100]} may not call this API; admin.origins says which may")
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() == "bearer":
+            octets = given.strip().encode("utf-8", "surrogateescape")  # a header need be no UTF-8
             for scope, token in self._tokens.items():
-                if hmac.compare_digest(given.strip().encode(), token.encode()):
+                if hmac.compare_digest(octets, token.encode()):
                     return scope
         raise Refused(
             401, "a bearer token is needed; it lies in the state directory of the P-CSCF, as it said at start"

@@ -93,7 +93,8 @@ class Web:
     """Serves on one address and port, or on the socket that a service manager gives. `start`, then `stop`.
 
     `origins`: their hosts are names of ours. `refused`: own addresses at which nobody is served, as those of Gm where
-    it listens on all.
+    it listens on all. `guard` is given what listens on all addresses, or on one of the core's side, since a phone may
+    have a way there through this host; `guarded` are those of the core's side.
     """
 
     def __init__(
@@ -105,9 +106,13 @@ class Web:
         *,
         origins: Sequence[str] = (),
         refused: Collection[IPAddress] = (),
+        guard: Callable[[socket.socket], None] = lambda listening: None,
+        guarded: Collection[IPAddress] = (),
     ) -> None:
         self._address = address
         self._port = port
+        self._guard = guard
+        self._guarded = frozenset(guarded)
         self._refused = frozenset(refused)
         self._hosts = Hosts(origins)
         app = application(work, access, OPERATIONS)
@@ -128,9 +133,10 @@ class Web:
         """Listen. Raises WebError."""
         await self._runner.setup()
         try:
-            family = socket.AF_INET if self._address.version == 4 else socket.AF_INET6
-            place = (str(self._address), self._port)
-            listening = service.listening_socket() or socket.create_server(place, family=family)
+            listening = service.listening_socket() or self._bound()
+            own = _address(listening.getsockname())
+            if own is not None and (own.is_unspecified or own in self._guarded):
+                self._guard(listening)
             await Site(self._runner, listening, self._busy, self._refused).start()
         except OSError as error:
             await self._runner.cleanup()
@@ -138,6 +144,19 @@ class Web:
                 f"admin API at {self._address} port {self._port}: {error.strerror}; set admin.address and admin.port, "
                 "or admin.enabled = false"
             ) from error
+
+    def _bound(self) -> socket.socket:
+        """Not listening yet: nobody connects before it is guarded. Raises OSError."""
+        bound = socket.socket(socket.AF_INET if self._address.version == 4 else socket.AF_INET6)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._address.version == 6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind((str(self._address), self._port))
+        except OSError:
+            bound.close()
+            raise
+        return bound
 
     async def stop(self) -> None:
         await self._runner.cleanup()
@@ -178,8 +197,11 @@ class _Door(asyncio.Protocol):
 
 
 def _own_address(transport: asyncio.Transport) -> IPAddress | None:
+    return _address(transport.get_extra_info("sockname"))
+
+
+def _address(name: object) -> IPAddress | None:
     """None on a Unix socket."""
-    name = transport.get_extra_info("sockname")
     if not isinstance(name, tuple):
         return None
     address = ip_address(str(name[0]).partition("%")[0])

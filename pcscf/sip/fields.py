@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pcscf.sip.message import Message, split_list
-from pcscf.sip.parse import MOST_PARAMS, TOKEN, ParseError
+from pcscf.sip.parse import MOST_PARAMS, TOKEN, ParseError, quoted
 
 Params = tuple[tuple[str, str], ...]
 """Parameters in order: lower-case name, value without its quotes, "" for a bare name."""
@@ -109,7 +109,7 @@ def _via(value: str) -> Via:
     text = value.strip()
     found = _VIA.match(text)
     if found is None:
-        raise ParseError(f"no Via: {value[:80]!r}")
+        raise ParseError(f"no Via: {quoted(value, 80)}")
     port = int(found[3] or 0)
     if port > 0xFFFF:
         raise ParseError(f"Via: port {port} is above 65535")
@@ -133,12 +133,12 @@ def _name_addr(value: str) -> NameAddr:
         uri, semicolon, _ = text.partition(";")
         uri = uri.rstrip()
         if _NOT_IN_ADDRESS.search(uri) or ":" not in uri:
-            raise ParseError(f"no address: {value[:80]!r}")
+            raise ParseError(f"no address: {quoted(value, 80)}")
         end = text.index(";") if semicolon else len(text)
         return NameAddr(display="", uri=uri, params=_params(text, end, "address"))
     end = text.find(">", found.end())
     if end < 0 or _NOT_IN_BRACKETS.search(uri := text[found.end() : end]) or ":" not in uri:
-        raise ParseError(f"no address: {value[:80]!r}")
+        raise ParseError(f"no address: {quoted(value, 80)}")
     return NameAddr(display=_unquote(found[0][:-1].strip()), uri=uri, params=_params(text, end + 1, "address"))
 
 
@@ -146,7 +146,7 @@ def parse_cseq(value: str) -> CSeq:
     """Read CSeq; the number is below 2**31 (RFC 3261 8.1.1.5)."""
     found = _CSEQ.fullmatch(value.strip())
     if found is None or int(found[1]) >= 1 << 31:
-        raise ParseError(f"no CSeq: {value[:60]!r}")
+        raise ParseError(f"no CSeq: {quoted(value)}")
     return CSeq(int(found[1]), found[2])
 
 
@@ -155,7 +155,7 @@ def parse_auth(value: str) -> Auth:
     text = value.strip()
     found = _SCHEME.match(text)
     if found is None:
-        raise ParseError(f"no authentication scheme: {text[:20]!r}")
+        raise ParseError(f"no authentication scheme: {quoted(text, 20)}")
     scheme = found[1].lower()
     if scheme != "digest":
         return Auth(scheme=scheme, params=())
@@ -171,7 +171,7 @@ def parse_mechanism(value: str) -> Mechanism:
     end = text.find(";")
     name = (text if end < 0 else text[:end]).rstrip()
     if not _TOKEN.fullmatch(name):
-        raise ParseError(f"no security mechanism: {value[:80]!r}")
+        raise ParseError(f"no security mechanism: {quoted(value, 80)}")
     return Mechanism(name.lower(), () if end < 0 else _params(text, end, "security mechanism"))
 
 
@@ -232,7 +232,7 @@ def _params(text: str, position: int, what: str) -> Params:
         pairs = tuple(map(_plain_param if len(plain) <= KEPT_OCTETS else _plain_param.__wrapped__, parts))
         if None not in pairs:
             return pairs  # type: ignore[return-value]
-        raise ParseError(f"{what}: no parameter: {parts[pairs.index(None)][:60]!r}")
+        raise ParseError(f"{what}: no parameter: {quoted(parts[pairs.index(None)])}")
     params: list[tuple[str, str]] = []
     end = len(text)
     while position < end:
@@ -240,7 +240,7 @@ def _params(text: str, position: int, what: str) -> Params:
             raise _too_many(what)
         found = _PARAM.match(text, position)
         if found is None:
-            raise ParseError(f"{what}: parameters cannot be read: {text[position : position + 60]!r}")
+            raise ParseError(f"{what}: parameters cannot be read: {quoted(text[position:])}")
         raw = found[2]
         params.append((found[1].lower(), _unquote(raw) if raw else ""))
         position = found.end()

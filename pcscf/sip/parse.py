@@ -23,6 +23,10 @@ _TOKEN = re.compile(TOKEN)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9]{2}) (.*)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _NOT_IN_URI = re.compile(r'[\s<>"]')
 _PLAIN_LENGTH = re.compile(r"[A-Za-z-]+:[ \t]*(0|[1-9][0-9]{0,9})")
+LONG_HEX = 16
+"""Hexadecimal digits in a row that may be a key, or the part of one that says too much of it."""
+_LONG_HEX = re.compile(rf"[0-9A-Fa-f]{{{LONG_HEX},}}+")
+_LONG_HEX_OR_CUT = re.compile(rf"{_LONG_HEX.pattern}|[0-9A-Fa-f]{{4,15}}+\Z")
 _MANDATORY = frozenset({"via", "from", "to", "call-id", "cseq"})
 _ONCE = frozenset({"from", "to", "call-id", "cseq", "content-length", "max-forwards"})
 
@@ -38,6 +42,18 @@ class ParseError(ValueError):
         super().__init__(text)
         self.status = status
         self.message = message
+
+
+def without_keys_in(text: str) -> str:
+    """A text for people without what may be a key of a challenge: 16 hexadecimal digits or more, wherever they are."""
+    return _LONG_HEX.sub("…", text)
+
+
+def quoted(text: str, most: int = 60) -> str:
+    """What a peer said, for an error: so much of it, and no key, of whatever broken challenge the text is a part."""
+    if len(text) <= most:
+        return repr(without_keys_in(text))
+    return repr(_LONG_HEX_OR_CUT.sub("…", text[:most]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +202,7 @@ def _head(data: bytes, limits: Limits) -> tuple[Request | Response, int | None]:
         if canonical and colon:
             headers.append(_new_tuple(Header, (canonical, value.strip(BLANK), line)))
         else:
-            bad = bad or f"no header line: {line[:40]!r}"
+            bad = bad or f"no header line: {quoted(line, 40)}"
     for place, more in folded.items():
         name, value, line = headers[place]
         said = [each for each in more if each.strip(BLANK)]  # a line of blanks might be taken for the empty line
@@ -236,18 +252,18 @@ def _start_line(line: str, headers: tuple[Header, ...]) -> tuple[Request | Respo
     if line[:4].upper() == "SIP/":
         found = _STATUS_LINE.fullmatch(line)
         if found is None:
-            raise ParseError(f"no status line: {line[:60]!r}")
+            raise ParseError(f"no status line: {quoted(line)}")
         return Response(status=int(found[1]), reason=found[2], headers=headers), "", 0
     parts = line.split(" ")
     method, uri, version = parts[0], " ".join(parts[1:-1]), parts[-1]
     message = Request(method=method, uri=uri, headers=headers)
     if len(parts) < 3 or not _TOKEN.fullmatch(method):
-        raise ParseError(f"no start line: {line[:60]!r}")
+        raise ParseError(f"no start line: {quoted(line)}")
     if version.lower() != "sip/2.0":
         wrong_version = version.lower().startswith("sip/")
-        return message, f"version {version[:20]!r} is not SIP/2.0", 505 if wrong_version else 400
+        return message, f"version {quoted(version, 20)} is not SIP/2.0", 505 if wrong_version else 400
     if not uri or _NOT_IN_URI.search(uri):
-        return message, f"no Request-URI: {uri[:60]!r}", 400
+        return message, f"no Request-URI: {quoted(uri)}", 400
     return message, "", 0
 
 
@@ -264,13 +280,13 @@ def _check(message: Request | Response, headers: list[Header]) -> Header | None:
         raise ParseError(f"without {', '.join(sorted(missing))}")
     number, method, *rest = [*seen["cseq"][1].split(None, 2), "", ""]
     if not (number.isascii() and number.isdigit() and len(number) <= 10 and int(number) < 1 << 31):
-        raise ParseError(f"CSeq number is no integer below 2**31: {number[:40]!r}")
+        raise ParseError(f"CSeq number is no integer below 2**31: {quoted(number, 40)}")
     if not method or any(rest) or (isinstance(message, Request) and method != message.method):
-        raise ParseError(f"CSeq method {method[:30]!r} is not that of the start line")
+        raise ParseError(f"CSeq method {quoted(method, 30)} is not that of the start line")
     length = seen.get("content-length")
     if length is None:
         return None
     digits = length[1]
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 10):
-        raise ParseError(f"Content-Length is no number: {digits[:40]!r}")
+        raise ParseError(f"Content-Length is no number: {quoted(digits, 40)}")
     return length

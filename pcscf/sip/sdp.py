@@ -6,7 +6,7 @@ Lines this module does not know are kept and written back in their place.
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
-from pcscf.sip.parse import ParseError
+from pcscf.sip.parse import ParseError, quoted
 
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 STRENGTHS = ("none", "optional", "mandatory", "failure", "unknown")
@@ -115,7 +115,7 @@ def read_qos(attributes: tuple[str, ...]) -> Qos | None:
                 pass
             case _:
                 if name != "conf":
-                    raise ParseError(f"no precondition of RFC 3312: a={value[:60]!r}", status=488)
+                    raise ParseError(f"no precondition of RFC 3312: a={quoted(value)}", status=488)
     return found if seen else None
 
 
@@ -128,12 +128,12 @@ def parse_sdp(body: bytes) -> Session:
         raise ParseError("no session description: it begins with v=0 and o=", status=488)
     origin = lines[1][2:]
     if len(origin.split()) != 6:
-        raise ParseError(f"o= has not six fields: {origin[:60]!r}", status=488)
+        raise ParseError(f"o= has not six fields: {quoted(origin)}", status=488)
     head: list[str] = []
     media: list[tuple[Media, list[str], list[str]]] = []  # each with its other lines and its attributes
     for line in lines[2:]:
         if len(line) < 2 or line[1] != "=":
-            raise ParseError(f"no line of a session description: {line[:60]!r}", status=488)
+            raise ParseError(f"no line of a session description: {quoted(line)}", status=488)
         if line.startswith("m="):
             if len(media) == MOST_STREAMS:
                 raise ParseError(f"more than {MOST_STREAMS} streams", status=488)
@@ -159,6 +159,6 @@ def _media(value: str) -> Media:
     parts = value.split()
     number = parts[1].partition("/")[0] if len(parts) > 3 else ""
     if not (number.isascii() and number.isdigit() and len(number) <= 5 and int(number) <= 0xFFFF):
-        raise ParseError(f"no media line: {value[:60]!r}", status=488)
+        raise ParseError(f"no media line: {quoted(value)}", status=488)
     kind, _, protocol, *formats = parts
     return Media(kind=kind, port=int(number), protocol=protocol, formats=tuple(formats))

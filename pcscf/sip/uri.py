@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote
 
-from pcscf.sip.parse import MOST_PARAMS, ParseError
+from pcscf.sip.parse import MOST_PARAMS, ParseError, quoted
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -69,33 +69,33 @@ def _parse(text: str) -> Uri:
     scheme, colon, rest = text.partition(":")
     scheme = scheme.lower()
     if not colon or not rest:
-        raise ParseError(f"no URI: {text[:60]!r}")
+        raise ParseError(f"no URI: {quoted(text)}")
     if len(text) > LONGEST:
-        raise ParseError(f"a URI of {len(text)} characters; {LONGEST} are read: {text[:60]!r}")
+        raise ParseError(f"a URI of {len(text)} characters; {LONGEST} are read: {quoted(text)}")
     if scheme not in ("sip", "sips", "tel"):
-        raise ParseError(f"URI scheme {scheme[:20]!r} is not supported", status=416)
+        raise ParseError(f"URI scheme {quoted(scheme, 20)} is not supported", status=416)
     if _NOT_IN_URI.search(rest) or _ESCAPE.search(rest):
-        raise ParseError(f"a character that no URI may hold: {text[:60]!r}")
+        raise ParseError(f"a character that no URI may hold: {quoted(text)}")
     if scheme == "tel":
         number, _, params = rest.partition(";")
         if not _NUMBER.fullmatch(number):
-            raise ParseError(f"no telephone number: {number[:40]!r}")
+            raise ParseError(f"no telephone number: {quoted(number, 40)}")
         return Uri(scheme="tel", user=number, params=_params(params))
     user, at, host_part = rest.rpartition("@")
     if at and not user:
-        raise ParseError(f"an empty user part: {text[:60]!r}")
+        raise ParseError(f"an empty user part: {quoted(text)}")
     if "@" in user:
-        raise ParseError(f"two @, so two hosts to choose from: {text[:60]!r}")
+        raise ParseError(f"two @, so two hosts to choose from: {quoted(text)}")
     host_part, _, headers = host_part.partition("?")
     host_port, _, params = host_part.partition(";")
     found = _HOST_PORT.fullmatch(host_port)
     if found is None:
-        raise ParseError(f"no host and port: {host_port[:60]!r}")
+        raise ParseError(f"no host and port: {quoted(host_port)}")
     port = int(found[2] or 0)
     if port > 0xFFFF:
         raise ParseError(f"port {port} is above 65535")
     if headers.count("&") >= MOST_PARAMS:
-        raise ParseError(f"more than {MOST_PARAMS} headers in a URI: {text[:60]!r}")
+        raise ParseError(f"more than {MOST_PARAMS} headers in a URI: {quoted(text)}")
     return Uri(
         scheme=scheme,
         user=_unescape_user(user),
@@ -130,12 +130,12 @@ def _params(text: str) -> Pairs:
     if not text:
         return ()
     if text.count(";") >= MOST_PARAMS:
-        raise ParseError(f"more than {MOST_PARAMS} URI parameters: {text[:60]!r}")
+        raise ParseError(f"more than {MOST_PARAMS} URI parameters: {quoted(text)}")
     pairs = []
     for item in text.split(";"):
         name, _, value = item.partition("=")
         if not name:
-            raise ParseError(f"an empty URI parameter: {text[:60]!r}")
+            raise ParseError(f"an empty URI parameter: {quoted(text)}")
         pairs.append((_unescape(name).lower(), _unescape(value)))
     return tuple(pairs)
 

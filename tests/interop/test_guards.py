@@ -177,6 +177,46 @@ def test_a_protected_port_does_not_hear_the_side_of_the_core(running: Plant) -> 
         alice.ok("message echo hello")
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", MW])
+def test_no_phone_reaches_the_page_by_whatever_address(address: str, tmp_path: Path) -> None:
+    """Step 1, 20: at our address on the core's side by a route through us, and at the link-local one of Gm."""
+    with plant(tmp_path, PCSCF_ADMIN__ADDRESS=address) as running:
+        for each in ("all", "gm", "mw"):
+            running.execute("pcscf", "sysctl", "-qw", f"net.ipv4.conf.{each}.rp_filter=0")
+        running.execute("ue", "ip", "route", "add", f"{MW}/32", "via", GM)
+        running.execute("pcscf", "ip", "addr", "add", "fd99::1/128", "dev", "mw", "nodad")
+        running.execute(
+            "ue", "ip", "-6", "route", "add", "fd99::1/128", "via", link_local(running, "gm"), "dev", "gm-ue"
+        )
+        six = address == "::"
+        places = [("fd99::1", ""), (link_local(running, "gm"), "gm-ue")] if six else [(MW, "")]
+        assert served(running, "core", link_local(running, "mw") if six else MW, "mw-core" if six else "")
+        for place, device in places:
+            assert not served(running, "ue", place, device), place
+        assert served(running, "core", link_local(running, "mw") if six else MW, "mw-core" if six else "")
+
+
+def link_local(running: Plant, device: str) -> str:
+    """Of an interface of the P-CSCF."""
+    found = json.loads(running.execute("pcscf", "ip", "-6", "-j", "addr", "show", "dev", device, "scope", "link"))
+    return next(str(each["local"]) for link in found for each in link.get("addr_info", ()) if "local" in each)
+
+
+def served(running: Plant, host: str, address: str, device: str) -> bool:
+    """Whether the page answers somebody there; who is refused hears nothing."""
+    with running.network.inside(host):
+        place = socket.getaddrinfo(f"{address}%{device}" if device else address, 8060, type=socket.SOCK_STREAM)[0]
+        with socket.socket(place[0]) as asking:
+            asking.settimeout(2.0)
+            try:
+                asking.connect(place[4])
+                named = f"[{address}]" if place[0] is socket.AF_INET6 else address
+                asking.sendall(f"GET / HTTP/1.1\r\nHost: {named}:8060\r\n\r\n".encode())
+                return asking.recv(100).startswith(b"HTTP/1.1 200")
+            except OSError:
+                return False
+
+
 def opened(running: Plant) -> int:
     """Packets of the UEs that the ESP engine found good."""
     return sum(row.packets for row in running.sas() if row.uplink)

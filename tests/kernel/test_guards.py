@@ -39,6 +39,7 @@ DETOURS = (
     "ip -{version} route flush table {table}",
     "ip link set {tun} down",
     "ip -{version} rule add pref 100 from {address} unreachable",
+    "ip -{version} rule add pref 100 from all lookup main",
 )
 """What leads packets that leave past the userspace backend."""
 _ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}

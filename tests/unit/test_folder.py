@@ -62,6 +62,44 @@ def test_nor_below_such_a_folder_unless_it_is_sticky(tmp_path: Path) -> None:
     log.close()
 
 
+def test_every_link_on_the_way_lies_where_nobody_else_may_write(tmp_path: Path) -> None:
+    """Step 1, 14: `a/link -> x/link2 -> c` was trusted although anybody could turn `link2` around in x."""
+    for name in ("a", "x", "c", "c/state"):
+        (tmp_path / name).mkdir(mode=0o755)
+    (tmp_path / "x" / "second").symlink_to("../c")
+    (tmp_path / "a" / "first").symlink_to(tmp_path / "x" / "second")
+    for named in ("a/first", "a/first/state", "a/first/../c/state", "x/../a/first/state"):
+        private_folder(tmp_path / named)
+    (tmp_path / "x").chmod(0o777)
+    for named in ("a/first", "a/first/state", "a/first/../c/state", "x/../a/first/state"):
+        with pytest.raises(Untrusted, match=f"others may write into {tmp_path / 'x'}, above"):
+            private_folder(tmp_path / named)
+    private_folder(tmp_path / "c")
+    (tmp_path / "x").chmod(0o755)
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OSError, match="Too many levels"):
+        trusted_place(tmp_path / "round" / "file")
+
+
+@needs_root
+def test_a_link_of_somebody_else_in_a_sticky_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 1, 14: it is theirs, so they can turn it around."""
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    (tmp_path / "ours").mkdir(mode=0o700)
+    link = tmp_path / "sticky" / "link"
+    link.symlink_to(tmp_path / "ours")
+    trusted_place(link / "file")
+    os.lchown(link, STRANGER, STRANGER)
+    with pytest.raises(Untrusted, match="is a link of another user"):
+        trusted_place(link / "file")
+    with pytest.raises(OSError, match=r"another user|Permission denied"):
+        private_folder(link)
+
+
 @needs_root
 def test_nor_where_somebody_else_owns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 1, 14; who became root by sudo may own it."""

@@ -89,6 +89,8 @@ USES: dict[str, tuple[str, tuple[tuple[str, str], ...]] | str] = {
     "pcscf.sip.message:_LIST_ITEM": ("findall", (*QUOTED, ("<", ""), ('<"', ""), ("<", ">,a"))),
     "pcscf.sip.parse:_TOKEN": ("fullmatch", (("", ""), ("", "("))),
     "pcscf.sip.parse:_STATUS_LINE": ("fullmatch", (("SIP/2.0 200 ", ""), ("SIP/2.0 200 ", "\n"), ("SIP/2.0 ", ""))),
+    "pcscf.sip.parse:_LONG_HEX": ("sub", (("", ""), ("a" * 15, "g"))),
+    "pcscf.sip.parse:_LONG_HEX_OR_CUT": ("sub", (("", ""), ("a" * 15, "g"))),
     "pcscf.sip.parse:_NOT_IN_URI": ("search", (("", ""),)),
     "pcscf.sip.parse:_PLAIN_LENGTH": ("fullmatch", (("", ""), ("l:", ""), ("l:", "1"), ("", ":1"))),
     "pcscf.sip.fields:_PARAM": ("match", ((";", ""), ("; a =", ""), (';a="', ""), (';a="', '"'), (" ", ";a"))),

@@ -73,6 +73,8 @@ def with_api(
     origins: tuple[str, ...] = (),
     address: str = "127.0.0.1",
     refused: tuple[str, ...] = (),
+    guard: Callable[[socket.socket], None] = lambda bound: None,
+    guarded: tuple[str, ...] = (),
 ) -> None:
     """Serve, ask, and end everything."""
 
@@ -86,6 +88,7 @@ def with_api(
         web = Web(
             service, Tokens(folder, origins), IPv4Address(address), port,
             origins=origins, refused=[IPv4Address(each) for each in refused],
+            guard=guard, guarded=[IPv4Address(each) for each in guarded],
         )  # fmt: skip
         await web.start()
         service.history.start()

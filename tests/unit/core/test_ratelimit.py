@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pcscf.observe import Attempt, MessageSeen, Problem, ProblemKind, Record, RegistrationChanged
+from pcscf.observe import Attempt, MessageSeen, Problem, ProblemKind, Record, RegistrationChanged, SetChanged, SetEvent
 from pcscf.ratelimit import NAMED, SOURCES, JournalLimit, LeftOut, Origin, Rate, RateLimit, Rates, origin_of
 from pcscf.vocabulary import Flow, Interface
 from xfrm.model import IPAddress
@@ -71,8 +71,8 @@ def registering(ue: IPAddress, call_id: str) -> list[Record]:
     return [
         MessageSeen(0, True, flow, 0, "REGISTER", call_id),
         Attempt(0, "alice", "sip:alice", ue, 0, call_id, False, "x"),
-        MessageSeen(0, False, MW, 0, "REGISTER", call_id),
-        MessageSeen(0, True, MW, 0, "401 Unauthorized", call_id),
+        MessageSeen(0, False, MW, 0, "REGISTER", call_id, f"branch of {ue} {call_id}"),
+        MessageSeen(0, True, MW, 0, "401 Unauthorized", call_id, f"branch of {ue} {call_id}"),
         MessageSeen(0, False, flow, 0, "401 Unauthorized", call_id),
     ]
 
@@ -100,11 +100,65 @@ def test_what_a_left_out_register_causes_is_left_out_too_and_then_all_is_as_befo
     assert len([each for each in written if each[2]]) == 2000
     protected = FLOW._replace(interface=Interface.GM_PROTECTED)
     assert it.admits(MessageSeen(0, True, protected, 7, "REGISTER", "c4999"), 0.0)
-    assert it.admits(MessageSeen(0, False, MW, 0, "REGISTER", "c4999"), 0.0), "the UE has come with its SA"
+    assert it.admits(MessageSeen(0, False, MW, 0, "REGISTER", "c4999", "another"), 0.0), "the UE has come with its SA"
     assert it.admits(RegistrationChanged(at=0, impi="x", registered=True, detail=""), 0.0)
-    late = MessageSeen(0, True, MW, 0, "401 Unauthorized", "c4998")
+    late = MessageSeen(0, True, MW, 0, "401 Unauthorized", "c4999", f"branch of {stranger(4999)} c4999")
     assert not it.left_out(1.0) and not it.admits(late, 1.0)
     assert it.left_out(3.0) and it.admits(late, 3.0), "the flood is over"
+
+
+def test_who_knows_a_call_id_does_not_have_the_call_left_out() -> None:
+    """Step 1, 9: a stranger sends requests with the Call-ID of a call, or of a UE's REGISTER, over its rate."""
+    it = JournalLimit(lambda flow: False)
+    hostile = FLOW._replace(remote=stranger(1))
+    protected = FLOW._replace(interface=Interface.GM_PROTECTED)
+    for method in ("OPTIONS", "REGISTER", "INVITE", "BYE"):
+        for _ in range(200):
+            it.admits(MessageSeen(0, True, hostile, 0, method, "call"), 0.0)
+        assert not it.admits(MessageSeen(0, True, hostile, 0, method, "call"), 0.0)
+        for record in (
+            MessageSeen(0, False, MW, 0, "INVITE", "call"),
+            MessageSeen(0, True, MW, 0, "180 Ringing", "call"),
+            MessageSeen(0, True, MW, 0, "BYE", "call"),
+            MessageSeen(0, False, protected, 7, "BYE", "call"),
+            MessageSeen(0, True, protected, 7, "REGISTER", "call"),
+            MessageSeen(0, False, MW, 0, "REGISTER", "call", f"of the UE {method}"),
+        ):
+            assert it.admits(record, 0.0), (method, record)
+        it.admits(MessageSeen(0, True, hostile, 0, "REGISTER", "call"), 0.0)
+        assert it.admits(MessageSeen(0, True, MW, 0, "401 Unauthorized", "call", f"of the UE {method}"), 0.0)
+        for each in registering(UE, "call"):
+            it.admits(each, 0.0)
+    written = [it.admits(record, 0.0) for record in registering(stranger(1), "call")]
+    assert written == [False, False, False, False, True], "the last is the first answer in clear there"
+
+
+def step(ue: IPAddress, number: int, event: SetEvent, *, unproven: bool) -> SetChanged:
+    return SetChanged(
+        at=0, impi="alice", ue=ue, set_id=number, event=event, state="temporary", spis=(1, 2, 3, 4), detail="",
+        unproven=unproven,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sources", [1, 20_000])
+def test_sets_that_nobody_proves_to_have_do_not_fill_the_journal(sources: int) -> None:
+    """Step 1, 9: 600 REGISTERs in clear with a known IMPI wrote 1,201 steps in 6 s, and pushed everybody out."""
+    it = JournalLimit(lambda flow: False)
+    written = 0
+    for number in range(20_000):
+        now, ue = number / 200, stranger(number % sources)
+        for event in (SetEvent.INSTALLED, SetEvent.SUPERSEDED):
+            written += it.admits(step(ue, number, event, unproven=True), now)
+            assert it.admits(step(ue, number, event, unproven=False), now), "those of who is inside ESP"
+        assert it.admits(step(UE, number, SetEvent.AUTHENTICATED, unproven=False), now)
+    assert written <= (600 if sources == 1 else 12_100)
+    assert any(each.kind == "set of SAs that nobody has proven to have" for each in it.left_out(1000.0))
+
+
+def test_the_log_has_shares_apart_for_sets_that_are_proven() -> None:
+    """Step 1, 9."""
+    kinds = {origin_of(step(UE, 1, SetEvent.INSTALLED, unproven=each)).kind for each in (True, False)}
+    assert len(kinds) == 2
 
 
 def test_a_contact_without_ipsec_and_what_is_inside_esp_are_always_written() -> None:

@@ -74,6 +74,20 @@ REWRITES: dict[trust.Action, list[tuple[str, str | None]]] = {
         ("<sip:c@d?privac%79=HISTORY>;index=1", "<sip:anonymous@anonymous.invalid>;index=1"),
         ("<sip:a@b?Privacy=none>;index=1", "<sip:a@b?Privacy=none>;index=1"),
     ],
+    trust.anonymous_diversion: [  # Step 1, 18: it passed as it was
+        ("<sip:a@b>;reason=no-answer, <tel:+1>", "<sip:a@b>;reason=no-answer, <tel:+1>"),
+        ("<sip:a@b>;privacy=off;x=y", "<sip:a@b>;privacy=off;x=y"),
+        (
+            '"A" <sip:a@b>;reason=user-busy;Privacy="FULL";x=bob, <sip:c@d>;privacy=off, <sip:e@f>',
+            "<sip:anonymous@anonymous.invalid>;reason=user-busy;privacy=FULL, <sip:c@d>;privacy=off, <sip:e@f>",
+        ),
+        ("sip:a@b;privacy=uri", "<sip:anonymous@anonymous.invalid>;privacy=uri"),
+        ("<sip:a@b>;privacy=off;privacy=name", "<sip:anonymous@anonymous.invalid>;privacy=off;privacy=name"),
+        ('<sip:a@b>;privacy;reason="a bob"', "<sip:anonymous@anonymous.invalid>"),
+        ("alice;privacy=full", None),
+        ("alice;privacy=full, <sip:c@d>", "<sip:c@d>"),
+        ("<sip:a@b>;privacy=full;<, <sip:c@d>", None),
+    ],
     trust.without_sec_agree: [("sec-agree", None), ("SEC-agree , sec-agree", None)],
     trust.without_indicator: [
         ('Digest username="a",realm="b"', 'Digest username="a",realm="b"'),
