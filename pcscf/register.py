@@ -571,7 +571,7 @@ def _credentials(request: Request) -> Auth | None:
     names = [name for auth in found for name, _ in auth.params]
     if len(set(names)) < len(names):  # who reads the other one would see another user
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise AgreementError(400, f"the Authorization header has {quoted(twice, 40)} twice")
+        raise AgreementError(400, f"the Authorization header has {without_keys_in(twice[:40])} twice")
     return found[0] if found else None
 
 
