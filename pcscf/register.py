@@ -19,7 +19,7 @@ from pcscf.security import AgreementError, Chosen, Proposal
 from pcscf.signalling import Signalling
 from pcscf.sip.fields import Auth, parse_auth, parse_name_addr
 from pcscf.sip.message import Header, Request, Response, header, response_to
-from pcscf.sip.parse import ParseError, quoted, without_keys_in
+from pcscf.sip.parse import ParseError, without_keys_in
 from pcscf.sip.transaction import Transaction
 from pcscf.sip.uri import parse_uri, same_uri
 from pcscf.trust import SEC_AGREE
