@@ -15,7 +15,6 @@ UNDER_LOAD := tests/interop/test_load.py tests/interop/test_soak.py
 KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py test_restart.py \
   test_guards.py::test_guards_that_are_flushed_are_put_back_and_nothing_passes_meanwhile \
-  test_guards.py::test_the_core_does_not_speak_from_the_side_of_the_phones \
   test_guards.py::test_a_protected_port_does_not_hear_the_side_of_the_core \
   test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
   test_lab.py::test_lab_verifies_three_ues)
@@ -42,13 +41,12 @@ lab: packages $(VENV)/installed
 
 test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
-	@echo "== interoperation, the page in a browser; beside them ESP of the kernel and unit tests, whose output follows"
+	@echo "== interoperation, the page in a browser, unit tests; beside them ESP of both backends, whose output follows"
 	@{ $(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) && \
-	  $(VENV)/bin/pytest -q --color=no tests/unit tests/fuzz; } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
-	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)); native=$$?; \
+	  $(VENV)/bin/pytest -q --color=no tests/kernel --esp=userspace; } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
+	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)) && \
+	  $(VENV)/bin/pytest -q tests/unit tests/fuzz; native=$$?; \
 	wait $$kernel; status=$$?; cat $(KERNEL_OUTPUT); [ $$native = 0 ] && [ $$status = 0 ]
-	@echo "== ESP of the userspace backend"
-	$(VENV)/bin/pytest -q tests/kernel --esp=userspace
 	@echo "== load"
 	$(VENV)/bin/pytest -q $(UNDER_LOAD)
 
