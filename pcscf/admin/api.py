@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pcscf import PcscfError
 from pcscf.admin.access import Access, Scope
-from pcscf.admin.facts import UnknownUe
+from pcscf.admin.facts import UnknownUe, find
 from pcscf.admin.feed import Feed
 from pcscf.admin.history import History
 from pcscf.admin.problem import Refused, as_problems
 from pcscf.admin.views import Inside
+from xfrm.model import IPAddress
 
 LARGEST_BODY = 65_536
 JSON = "application/json"
@@ -49,6 +50,8 @@ class Call:
     scope: Scope
     query: Any
     body: Any
+    ue: tuple[str, IPAddress] | None = None
+    """Whom the path or the query names."""
 
     @property
     def inside(self) -> Inside:
@@ -122,7 +125,9 @@ def _served(
         query = _query(operation.query, request)
         body = await _body(operation.body, request)
         try:
-            made = operation.handler(Call(service, request, scope, query, body))
+            name = request.match_info.get("ue") or getattr(query, "ue", "")
+            ue = await find(service.inside, name) if name else None
+            made = operation.handler(Call(service, request, scope, query, body, ue))
             if asyncio.iscoroutine(made):
                 made = await made
         except UnknownUe as error:

@@ -1,8 +1,10 @@
 """What is known of one UE: gathered from registrations, journal, counters and the witness, for `pcscf.explain`."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import TypeVar
 
 from pcscf.admin.views import CauseRow, ExplanationRow, Inside, StepRow
 from pcscf.explain import Facts, SetFacts, Step, explain
@@ -13,6 +15,9 @@ from pcscf.vocabulary import Interface
 from pcscf.witness import Kind
 from xfrm.model import IPAddress, SaRecord
 
+T = TypeVar("T")
+SLICE = 200
+"""UEs or records that are looked at in one go."""
 NAMED = 10
 """UEs that are named when the one asked for is not known."""
 
@@ -21,9 +26,8 @@ class UnknownUe(Exception):
     """Nobody of that name; `str` says who there is."""
 
 
-def explanation(inside: Inside, ue: str, now: float) -> ExplanationRow:
-    """What is to be said of a UE: an IMPI, an IMPU, its user part, or an address. Raises UnknownUe, XfrmError."""
-    impi, address = find(inside, ue)
+def explanation(inside: Inside, impi: str, address: IPAddress, now: float) -> ExplanationRow:
+    """What is to be said of a user at an address. Raises XfrmError."""
     records = [record for _, record in inside.journal.after(0)]
     facts = _gather(inside, records, impi, address, now)
     reached = dict(facts.steps)
@@ -45,8 +49,11 @@ def registration_of(inside: Inside, impi: str, address: IPAddress) -> Registrati
     return next((each for each in inside.registrar.of_user(impi) if each.key.address == address), None)
 
 
-def find(inside: Inside, ue: str) -> tuple[str, IPAddress]:
-    """Whom a name means: an IMPI, an IMPU, its user part, an address, or IMPI~address. Raises UnknownUe."""
+async def find(inside: Inside, ue: str) -> tuple[str, IPAddress]:
+    """Whom a name means: an IMPI, an IMPU, its user part, an address, or IMPI~address. Raises UnknownUe.
+
+    What looks at everybody does so in slices, between which SIP has its turn.
+    """
     impi, tilde, place = ue.rpartition("~")
     exact = None
     with suppress(ValueError):
@@ -54,12 +61,12 @@ def find(inside: Inside, ue: str) -> tuple[str, IPAddress]:
     if exact is not None and registration_of(inside, *exact) is not None:
         return exact  # what a page asks for every second: nobody else has to be looked at
     known: dict[tuple[str, IPAddress], set[str]] = {}
-    for registration in inside.registrar:
+    async for registration in _in_slices(tuple(inside.registrar)):
         key = registration.key
         names = known.setdefault((key.impi, key.address), {key.impi, str(key.address)})
         names.update(registration.bindings, (each.impu for each in registration.sets))
         names.update(value.partition("<")[2].partition(">")[0] for value in registration.associated_uris)
-    for _, record in inside.journal.after(0):
+    async for _, record in _in_slices(inside.journal.after(0)):
         if isinstance(record, Attempt):
             names = known.setdefault((record.impi, record.ue), {record.impi, str(record.ue)})
             names.add(record.impu)
@@ -68,14 +75,23 @@ def find(inside: Inside, ue: str) -> tuple[str, IPAddress]:
     with suppress(ValueError):
         ue = str(ip_address(ue))
     ue = printable(ue)  # as whoever asks has read it
-    if tilde and (shown := [key for key in known if f"{printable(key[0])}~{key[1]}" == ue]):
-        return shown[-1]
+    if tilde:
+        shown = [key async for key in _in_slices(tuple(known)) if f"{printable(key[0])}~{key[1]}" == ue]
+        if shown:
+            return shown[-1]
     for fits in (lambda name: printable(name) == ue, lambda name: printable(_user(name)) == ue):
-        found = [key for key, names in known.items() if any(map(fits, names))]
+        found = [key async for key, names in _in_slices(tuple(known.items())) if any(map(fits, names))]
         if found:
             return found[-1]  # the latest to register
     some = ", ".join(dict.fromkeys(impi for impi, _ in list(known)[-NAMED:])) or "nobody has sent a REGISTER yet"
     raise UnknownUe(f"no UE {ue[:100]} is known (by its number only once registered); known are: {some}")
+
+
+async def _in_slices(items: Sequence[T]) -> AsyncIterator[T]:
+    for place, item in enumerate(items, 1):
+        yield item
+        if place % SLICE == 0:
+            await asyncio.sleep(0)
 
 
 def _user(name: str) -> str:

@@ -13,7 +13,7 @@ from pcscf import ladder
 from pcscf.admin import exports, openapi, views
 from pcscf.admin.access import Scope
 from pcscf.admin.api import Asked, Call, Operation
-from pcscf.admin.facts import explanation, find, registration_of
+from pcscf.admin.facts import explanation, registration_of
 from pcscf.admin.feed import CLIENTS, Client
 from pcscf.admin.history import Sample
 from pcscf.admin.metrics import CONTENT_TYPE, Metrics
@@ -193,12 +193,13 @@ def _ue(call: Call) -> UeRow:
 
 
 def _named(call: Call) -> tuple[str, IPAddress]:
-    """Whom the path names. Raises UnknownUe."""
-    return find(call.inside, call.path("ue"))
+    """Whom the path names."""
+    assert call.ue is not None, "no operation without {ue} asks"
+    return call.ue
 
 
 def _explanation(call: Call) -> ExplanationRow:
-    return explanation(call.inside, call.path("ue"), call.now)
+    return explanation(call.inside, *_named(call), call.now)
 
 
 def _ladder(call: Call) -> list[LadderRow]:
@@ -250,8 +251,8 @@ def _download(data: bytes, media: str, name: str, charset: str | None = None) ->
 def _sas(call: Call) -> Page[SaRow]:
     query: SaQuery = call.query
     inside = call.inside
-    if query.ue:
-        registration = registration_of(inside, *find(inside, query.ue))
+    if call.ue is not None:
+        registration = registration_of(inside, *call.ue)
         sets = registration.sets if registration is not None else []
     else:
         sets = [each for one in inside.registrar for each in one.sets]
@@ -307,7 +308,7 @@ async def _stream(call: Call) -> web.StreamResponse:
     kinds = frozenset(query.kinds.split(",")) - {""}
     if unknown := kinds - known:
         raise Refused(400, f"there is no kind {sorted(unknown)[0]}; there are {', '.join(sorted(known))}")
-    client = Client(kinds or known, find(call.inside, query.ue) if query.ue else None)
+    client = Client(kinds or known, call.ue)
     hello = {
         "started": call.inside.started,
         "number": call.inside.journal.written,
@@ -326,7 +327,7 @@ def _document(call: Call) -> dict[str, Any]:
 
 
 def _contact(call: Call) -> Registration:
-    """The contact that the path names. Raises UnknownUe; Refused: 404, only the journal knows it any more."""
+    """The contact that the path names. Raises Refused: 404, only the journal knows it any more."""
     impi, address = _named(call)
     found = registration_of(call.inside, impi, address)
     if found is None:
