@@ -34,6 +34,9 @@ from xfrm.model import IPAddress, PortRange, Sa, SaId, SaRecord
 from xfrm.userspace import Userspace
 
 PHONES = 12
+MOST_TOLD = 7
+"""What phones hear of a life before its last moments begin."""
+PATIENCE = 10.0
 LONGEST_LIFE = {"fake": 0.030, "kernel": 1.000, "userspace": 0.250}
 """Seconds; a life may also end before it has done anything."""
 
@@ -232,6 +235,18 @@ def heard(folder: Path) -> int:
     return (folder / "told").read_bytes().count(b"\n")
 
 
+def grown(folder: Path, before: int, times: int) -> None:
+    """Wait until phones were told something so many times more; a machine that is busy needs longer for it."""
+    end = time.monotonic() + PATIENCE
+    with (folder / "told").open("rb") as told:
+        seen = -before
+        while seen < times and time.monotonic() < end:
+            if new := told.read():
+                seen += new.count(b"\n")
+            else:
+                time.sleep(0.0005)
+
+
 def main(folder: Path, times: int, kernel: str) -> dict[str, Any]:
     """Kill and look, so many times."""
     dice = random.Random(1)
@@ -250,6 +265,7 @@ def main(folder: Path, times: int, kernel: str) -> dict[str, Any]:
             except BaseException as error:
                 print(f"life {number}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
+        grown(folder, before, dice.randrange(MOST_TOLD))
         time.sleep(dice.uniform(0, LONGEST_LIFE[kernel]))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
