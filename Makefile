@@ -42,7 +42,7 @@ lab: packages $(VENV)/installed
 test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
 	@echo "== interoperation, the page in a browser, unit tests; beside them ESP of both backends, whose output follows"
-	@{ $(VENV)/bin/python -m tests.kernel.run -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) && \
+	@{ $(VENV)/bin/python -m tests.kernel.run --timeout 1800 -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) && \
 	  $(VENV)/bin/pytest -q --color=no tests/kernel --esp=userspace; } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
 	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)) && \
 	  $(VENV)/bin/pytest -q tests/unit tests/fuzz; native=$$?; \
