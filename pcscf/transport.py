@@ -233,6 +233,7 @@ class Transport:
         for udp, *_ in self._closed_udp:
             udp.close()
         self._closed_udp.clear()
+        self._intake = Intake()  # what waits there is not looked at either
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None

@@ -85,6 +85,26 @@ def test_a_flood_in_clear_waits_for_what_is_inside_esp() -> None:
     within(run())
 
 
+def test_what_waits_in_clear_is_not_handled_after_the_end() -> None:
+    """Step 1, 5: of a flood, in the round after that in which all was closed."""
+
+    async def run() -> None:
+        heard, port = Heard(), free_port(socket.SOCK_DGRAM)
+        await heard.transport.listen_udp(HERE, port, Interface.GM)
+        heard.transport.on_message = lambda message, flow: time.sleep(0.002)  # longer than a round
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            for _ in range(200):
+                peer.sendto(MESSAGE, (str(HERE), port))
+        await until(lambda: len(heard.transport._intake))
+        await heard.transport.close()
+        heard.transport.on_message = lambda message, flow: heard.messages.append((message, flow))
+        for _ in range(30):
+            await asyncio.sleep(0)
+        assert not heard.messages
+
+    within(run())
+
+
 def test_many_messages_of_one_read_do_not_stop_the_others() -> None:
     """Step 1, 6: thousands of them over many connections, and a datagram inside ESP comes among the first."""
 
