@@ -2,7 +2,7 @@
 # make test   all tests, those of the kernel on a kernel that has ESP
 # make check  format, lint, types and unit tests
 # make bench  CPU microseconds, one JSON object a line
-# make long   what takes longer than CI may: floods of 10 s each and what phones notice of them, one JSON object a line
+# make long   what takes longer than CI may: more kills, a longer soak, floods of 10 s each as one JSON object a line
 # make docker-test  the image, and the scenarios of the lab in containers
 # make samples  the captures of pcap-samples, made anew
 
@@ -16,8 +16,14 @@ KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py test_restart.py \
   test_guards.py::test_guards_that_are_flushed_are_put_back_and_nothing_passes_meanwhile \
   test_guards.py::test_a_protected_port_does_not_hear_the_side_of_the_core \
-  test_capture.py::test_both_views_are_recorded test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards \
+  test_capture.py::test_both_views_are_recorded \
   test_lab.py::test_lab_verifies_three_ues)
+# On the slow kernel, where each start of a program takes seconds, these are left to `make long`.
+LONG_WITH_KERNEL_ESP := $(patsubst %,'tests/interop/%',test_calls.py::test_a_life_of_two_phones[tcp-4] \
+  test_calls.py::test_a_life_of_two_phones[udp-6] test_calls.py::test_old_sets_end_and_the_call_goes_on[tcp] \
+  test_restart.py::test_a_store_that_is_no_store_is_set_aside test_restart.py::test_the_time_from_start_to_serving[100] \
+  test_tshark.py::test_tshark_shows_the_protected_register[hmac-md5-96/des-ede3-cbc] \
+  test_capture.py::test_tcpdump_and_the_key_file_open_it_afterwards)
 .DEFAULT_GOAL := lab
 .PHONY: lab test check bench long samples docker-test packages test-packages clean
 
@@ -42,7 +48,8 @@ lab: packages $(VENV)/installed
 test: packages test-packages $(VENV)/installed-dev
 	@[ "$$(id -u)" = 0 ] || { echo "The tests make namespaces, veth and ESP: run them as root (sudo make test)"; exit 1; }
 	@echo "== interoperation, the page in a browser, unit tests; beside them ESP of both backends, whose output follows"
-	@{ $(VENV)/bin/python -m tests.kernel.run --timeout 1800 -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) && \
+	@{ $(VENV)/bin/python -m tests.kernel.run --timeout 1800 -q --color=no --esp=kernel tests/kernel $(WITH_KERNEL_ESP) \
+	    $(addprefix --deselect=,$(LONG_WITH_KERNEL_ESP)) && \
 	  $(VENV)/bin/pytest -q --color=no tests/kernel --esp=userspace; } > $(KERNEL_OUTPUT) 2>&1 & kernel=$$!; \
 	$(VENV)/bin/pytest -q tests/interop tests/browser $(addprefix --ignore=,$(UNDER_LOAD)) && \
 	  $(VENV)/bin/pytest -q tests/unit tests/fuzz; native=$$?; \
@@ -62,7 +69,9 @@ bench: packages test-packages $(VENV)/installed-dev
 	@PCSCF_LONG=1 $(VENV)/bin/python -m tests.kernel.run -q -s --color=no tests/interop/test_restart.py -k serving
 	@$(VENV)/bin/python -m tests.kernel.run --exec $(abspath $(VENV))/bin/python -m tests.bench kernel 1000
 
-long: packages $(VENV)/installed-dev
+long: packages test-packages $(VENV)/installed-dev
+	$(VENV)/bin/python -m tests.kernel.run -q --color=no $(LONG_WITH_KERNEL_ESP)
+	PCSCF_TEST_KILLS=3000 PCSCF_TEST_SOAK_SECONDS=300 $(VENV)/bin/pytest -q -s tests/interop/test_kills.py tests/interop/test_soak.py
 	@$(VENV)/bin/python -m tests.bench flood
 
 docker-test: $(VENV)/installed
