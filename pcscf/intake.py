@@ -15,7 +15,7 @@ ROOM = 4 << 20
 
 
 class Intake:
-    """Those of one side; `lost` counts what had no room."""
+    """Those of the phones' side; `lost` counts what had no room."""
 
     def __init__(self) -> None:
         self._sources: OrderedDict[bytes, deque[tuple[Flow, bytes]]] = OrderedDict()
@@ -26,6 +26,11 @@ class Intake:
 
     def __len__(self) -> int:
         return self._count
+
+    def clear(self) -> None:
+        """Forget what waits, which is not counted as lost."""
+        self._sources.clear()
+        self._count = self._octets = 0
 
     def put(self, flow: Flow, data: bytes) -> None:
         source = source_of(flow.remote)

@@ -257,6 +257,7 @@ class Server:
             sets=self.registrar.states.total(),
             sas=self.backend.count(),
             connections=len(self._transport),
+            clear_lost=self._transport.clear_lost,
             guards_lost=self.guards.lost,
             fault=self.fault,
             **self.proxy.load._asdict(),

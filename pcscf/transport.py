@@ -37,6 +37,7 @@ ACCEPT_AGAIN = 0.5
 SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 TOLD_EVERY = 60.0
 """Seconds between two lines that say the same of all connections."""
+FLOODED = "datagrams in clear come faster than they can be handled: `pcscf status` says how many are not looked at"
 CONNECTION_BACKLOG = 262_144
 """Octets that may wait on one TCP connection before it is given up."""
 CLEAR_BACKLOG = 131_072
@@ -116,6 +117,11 @@ class Transport:
         """So many connections at most from now on, in all and of each source; fewer where descriptors are short."""
         self._table.limit = min(connections, connections_possible())
         self._table.per_source = per_source
+
+    @property
+    def clear_lost(self) -> int:
+        """Datagrams in clear that came from phones faster than they could be handled, and were not looked at."""
+        return self._intake.lost
 
     @property
     def limit(self) -> int:
@@ -233,7 +239,7 @@ class Transport:
         for udp, *_ in self._closed_udp:
             udp.close()
         self._closed_udp.clear()
-        self._intake = Intake()  # what waits there is not looked at either
+        self._intake.clear()  # what waits there is not looked at either
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
@@ -284,7 +290,10 @@ class Transport:
             if not data.strip(b"\r\n\0"):
                 continue  # a keep-alive (RFC 5626 3.5.1 allows CRLF; phones send zeros too)
             if in_clear:
+                lost = intake.lost
                 intake.put(flow, data)
+                if intake.lost > lost:
+                    self._tell_once("clear", FLOODED)
                 continue
             self._handle(data, flow)
             if udp.fileno() < 0:

@@ -73,6 +73,10 @@ class _Pcscf(Collector):
         yield _counter("pcscf_problems", "Messages refused or lost, and other trouble; the journal says which.", (),
                        [((), tally.problems)])  # fmt: skip
         yield _counter(
+            "pcscf_clear_datagrams_lost", "Datagrams in clear from phones that there was no time to look at.", (),
+            [((), status.clear_lost)],
+        )  # fmt: skip
+        yield _counter(
             "pcscf_guards_lost", "How often a guard of the protected ports was found gone.", (),
             [((), status.guards_lost)],
         )  # fmt: skip

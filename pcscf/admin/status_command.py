@@ -96,6 +96,8 @@ async def _drawn(client: "ControlClient") -> "RenderableType":
     ]
     if found["fault"]:
         lines.insert(1, Text(f"NOT SERVED    protected ports: {found['fault']}", style="bold red"))
+    if found["clear_lost"]:
+        lines.append(Text(f"flooded       {found['clear_lost']} datagrams in clear were not looked at"))
     if found["guards_lost"]:
         lines.append(Text(f"guards        {found['guards_lost']} times one of the protected ports was found gone"))
     problems = [Text(f"! {each['impi'] + ': ' if each['impi'] else ''}{each['detail']}") for each in found["problems"]]

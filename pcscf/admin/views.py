@@ -96,6 +96,8 @@ class Status(Row):
     dialogs: int = 0
     connections: int = 0
     """TCP, on both sides."""
+    clear_lost: int = 0
+    """Datagrams in clear from phones that there was no time to look at."""
     guards_lost: int = 0
     """How often a guard of the protected ports was found gone."""
     fault: str = ""

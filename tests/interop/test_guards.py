@@ -198,8 +198,8 @@ def test_no_phone_reaches_the_page_by_whatever_address(address: str, tmp_path: P
 
 def link_local(running: Plant, device: str) -> str:
     """Of an interface of the P-CSCF, once nobody's addresses are tentative (RFC 4862 5.4): those serve nobody yet."""
-    for host in ("pcscf", "core", "ue"):
-        until(lambda host=host: not running.execute(host, "ip", "-6", "addr", "show", "tentative").strip(), running)
+    tentative = ("ip", "-6", "addr", "show", "tentative")
+    until(lambda: not any(running.execute(host, *tentative).strip() for host in ("pcscf", "core", "ue")), running)
     found = json.loads(running.execute("pcscf", "ip", "-6", "-j", "addr", "show", "dev", device, "scope", "link"))
     return next(str(each["local"]) for link in found for each in link.get("addr_info", ()) if "local" in each)
 

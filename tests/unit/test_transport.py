@@ -9,9 +9,10 @@ from ipaddress import ip_address
 import pytest
 
 from pcscf import transport
+from pcscf.intake import MOST_OF_ONE
 from pcscf.sip.message import Request, Response
 from pcscf.sip.parse import ParseError
-from pcscf.transport import CLOSING, CONNECTION_BACKLOG, Transport
+from pcscf.transport import CLOSING, CONNECTION_BACKLOG, FLOODED, Transport
 from pcscf.vocabulary import Flow, Interface
 
 HERE = ip_address("127.0.0.1")
@@ -101,6 +102,31 @@ def test_what_waits_in_clear_is_not_handled_after_the_end() -> None:
         for _ in range(30):
             await asyncio.sleep(0)
         assert not heard.messages
+
+    within(run())
+
+
+def test_what_there_is_no_time_to_look_at_is_counted_and_told_once() -> None:
+    """Step 1, 5: whatever is not handled of a flood is known to be lost."""
+
+    async def run() -> None:
+        heard, port, sent = Heard(), free_port(socket.SOCK_DGRAM), 500
+        await heard.transport.listen_udp(HERE, port, Interface.GM)
+
+        def slowly(message: Request | Response, flow: Flow) -> None:
+            time.sleep(0.002)  # longer than a round
+            heard.messages.append((message, flow))
+
+        heard.transport.on_message = slowly
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            for _ in range(sent):
+                peer.sendto(MESSAGE, (str(HERE), port))
+        await until(lambda: len(heard.messages) + heard.transport.clear_lost == sent)
+        assert sent - MOST_OF_ONE - 100 < heard.transport.clear_lost < sent
+        assert [detail for detail, _ in heard.told] == [FLOODED]
+        lost = heard.transport.clear_lost
+        await heard.transport.close()
+        assert heard.transport.clear_lost == lost
 
     within(run())
 

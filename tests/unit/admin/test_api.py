@@ -28,10 +28,11 @@ from pcscf.messages import sent_without_keys
 from pcscf.observe import Problem
 from pcscf.registration import SetState
 from pcscf.sip.parse import parse
+from pcscf.transport import FLOODED
 from pcscf.vocabulary import Flow, Interface
 from tests.bench.load import Phone
 from tests.unit.admin.serving import Operator, with_api
-from tests.unit.test_server import CK, IK, challenged
+from tests.unit.test_server import CK, GM, IK, challenged, udp
 
 UE = "001010000000001@test~127.1.0.1"
 
@@ -347,6 +348,25 @@ FOREIGN = (
     "rebound.example", "rebound.example:8060", "127.0.0.1.rebound.example", "localhost.rebound.example", "pcscf.evil",
     "127.0.0.1 rebound.example", "a@127.0.0.1", "127.0.0.1:x", "[::1", "", "xn--localhost", "localhost.", "0x7f.1",
 )  # fmt: skip
+
+
+def test_a_flood_that_was_not_looked_at_is_shown(tmp_path: Path) -> None:
+    """Step 1, 5: by status, metrics and a problem."""
+
+    async def work(operator: Operator) -> None:
+        assert (await operator.got("/api/status"))["clear_lost"] == 0
+        with udp("127.0.0.9", 5070) as stranger:
+            for _ in range(2000):
+                stranger.sendto(Phone(1).register(5070), (GM, 15060))
+        async with asyncio.timeout(10):
+            while not (lost := (await operator.got("/api/status"))["clear_lost"]):
+                await asyncio.sleep(0.01)
+        said = (await operator.got("/metrics")).decode()
+        (counted,) = (line.split()[1] for line in said.splitlines() if line.startswith("pcscf_clear_datagrams_lost_t"))
+        assert float(counted) >= lost
+        assert FLOODED in [each.detail for _, each in operator.server.journal.after(0) if isinstance(each, Problem)]
+
+    with_api(tmp_path, work)
 
 
 def test_a_name_that_is_not_ours_gets_nothing(tmp_path: Path) -> None:
