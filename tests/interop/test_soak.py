@@ -1,7 +1,7 @@
 """UEs that live at random, one deed in twenty with a fault, over a network that loses: no bug, and nothing is left.
 
 A minute of it. `make long` goes on until memory can be seen to stop growing, which takes more than two; by hand still
-longer: PCSCF_TEST_SOAK_SECONDS=3600 pytest -s tests/interop/test_soak.py. The timers afterwards take one to five minutes.
+longer: PCSCF_TEST_SOAK_SECONDS=3600 pytest -s tests/interop/test_soak.py. The timers take one to five minutes more.
 """
 
 import asyncio
