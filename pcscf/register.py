@@ -405,13 +405,13 @@ class RegisterProcedure:
             parameters=ends,
             chosen=exchange.chosen,
             proposal=exchange.proposal,
-            security_server=security.server_header(self.settings.preference, ends),
             impu=exchange.impu,
             nonce=challenge.nonce,
             expires=self._turn.now + self.settings.temp_lifetime,
             began_on=exchange.arrived_on,
         )
-        to_ue = routing.response_to_ue(exchange.request, response, [header("Security-Server", sa_set.security_server)])
+        told = security.server_header(exchange.chosen.preference, ends)
+        to_ue = routing.response_to_ue(exchange.request, response, [header("Security-Server", told)])
         self._installing[sa_set.id] = (exchange, to_ue)
         lifetime = int(self.settings.temp_lifetime) + BACKSTOP
         sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pcscf.observe import SetChanged, SetEvent
-from pcscf.security import Chosen, Parameters, Proposal
+from pcscf.security import Chosen, Parameters, Proposal, server_header
 from pcscf.sip.fields import parse_name_addr
 from pcscf.sip.parse import ParseError
 from pcscf.sip.uri import parse_uri, same_uri
@@ -122,7 +122,6 @@ class SaSet:
     parameters: Parameters
     chosen: Chosen
     proposal: Proposal
-    security_server: str
     impu: str
     nonce: str
     expires: float
@@ -134,6 +133,15 @@ class SaSet:
     """When the registrar looks at it next."""
     answering: bool = False
     """The protected REGISTER with the answer is on its way to the core."""
+    told: str = ""
+    """The Security-Server value that the UE was told, once somebody has asked: most of a flood answer no challenge."""
+
+    @property
+    def security_server(self) -> str:
+        """What Security-Verify has to repeat (TS 33.203 7.2)."""
+        if not self.told:
+            self.told = server_header(self.chosen.preference, self.parameters)
+        return self.told
 
     @property
     def began_inside_esp(self) -> bool:

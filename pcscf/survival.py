@@ -123,7 +123,7 @@ def _set_from(data: Mapping[str, Any], registration: Registration, epoch: float)
             offered=tuple(map(Pair.parse, _list(data["offered"]))),
             preference=tuple(map(Pair.parse, _list(data["preference"]))),
         ),
-        security_server=_text(data["server"]),
+        told=_text(data["server"]),
         impu=_text(data["impu"]),
         nonce=_text(data["nonce"]),
         expires=_time(data["expires"]) - epoch,

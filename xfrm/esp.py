@@ -167,24 +167,26 @@ class _CbcHmac:
     ciphertext in one stream and throws the first block away, the only one that depends on the packet before.
     """
 
-    __slots__ = ("_decryptor", "_encryptor", "_hmac", "_icv", "_iv")
+    __slots__ = ("_hmac", "_icv", "_iv", "_stream")
 
-    def __init__(self, cipher: BlockCipherAlgorithm, iv: int, hmac: _Hmac, icv: int) -> None:
-        self._encryptor = Cipher(cipher, CBC(urandom(iv))).encryptor()
-        self._decryptor = Cipher(cipher, CBC(bytes(iv))).decryptor()
+    def __init__(self, cipher: BlockCipherAlgorithm, iv: int, hmac: _Hmac, icv: int, *, seals: bool) -> None:
+        """It seals or opens; a cipher object for the other would be memory that nobody uses."""
+        self._stream = (
+            Cipher(cipher, CBC(urandom(iv))).encryptor() if seals else Cipher(cipher, CBC(bytes(iv))).decryptor()
+        )
         self._hmac = hmac
         self._icv = icv
         self._iv = iv
 
     def seal(self, header: bytes, plaintext: bytes) -> bytes:
-        body = header + self._encryptor.update(urandom(self._iv) + plaintext)
+        body = header + self._stream.update(urandom(self._iv) + plaintext)
         return body + self._hmac.value(body)
 
     def open(self, packet: Octets) -> bytes:
         body = packet[: -self._icv]
         if not self._hmac.fits(body, packet[-self._icv :]):
             raise IntegrityFailure
-        return self._decryptor.update(body[HEADER:])[self._iv :]
+        return self._stream.update(body[HEADER:])[self._iv :]
 
 
 class _Aead:
@@ -267,15 +269,15 @@ class Suite(Protocol):
     def replay_window(self) -> int: ...
 
 
-def _cipher(suite: Suite, hmac: _Hmac, icv: int) -> _Transform:
+def _cipher(suite: Suite, hmac: _Hmac, icv: int, *, seals: bool) -> _Transform:
     encryption = ENCRYPTION[suite.encryption]
     if suite.encryption is Encryption.NULL:
         return _NullHmac(hmac, icv)
     cipher = AES if suite.encryption is Encryption.AES_CBC else TripleDES
-    return _CbcHmac(cipher(bytes(suite.encryption_key)), encryption.iv, hmac, icv)
+    return _CbcHmac(cipher(bytes(suite.encryption_key)), encryption.iv, hmac, icv, seals=seals)
 
 
-def _transform(sa: Suite) -> tuple[_Transform, _Sizes]:
+def _sizes(sa: Suite) -> _Sizes:
     """Raises ValueError for a pair that TS 33.203 Annex H does not allow and for a key of the wrong length."""
     if Pair(sa.integrity, sa.encryption) not in VALID_PAIRS:
         raise ValueError(f"{sa.integrity}/{sa.encryption} is not a pair TS 33.203 Annex H allows")
@@ -287,25 +289,33 @@ def _transform(sa: Suite) -> tuple[_Transform, _Sizes]:
     ):
         if len(key) != wanted:
             raise ValueError(f"the key of {token} has {len(key)} octets, not {wanted}")
-    sizes = _Sizes(integrity, encryption)
+    return _Sizes(integrity, encryption)
+
+
+def _transform(sa: Suite, *, seals: bool) -> _Transform:
+    """Of a pair and keys that are good: `_sizes` has looked at them."""
+    integrity = INTEGRITY[sa.integrity]
     if integrity is None:
-        return _Gcm(sa.encryption_key, encryption.salt), sizes
+        return _Gcm(sa.encryption_key, ENCRYPTION[sa.encryption].salt)
     if integrity.aead:
-        return _Gmac(sa.integrity_key, integrity.salt), sizes
+        return _Gmac(sa.integrity_key, integrity.salt)
     hash_name = "sha1" if sa.integrity is Integrity.HMAC_SHA_1_96 else "md5"
-    hmac = _Hmac(hash_name, sa.integrity_key, integrity.icv)
-    return _cipher(sa, hmac, integrity.icv), sizes
+    return _cipher(sa, _Hmac(hash_name, sa.integrity_key, integrity.icv), integrity.icv, seals=seals)
 
 
 class Sealer:
-    """The sending end of an SA. Raises ValueError for keys that do not fit the algorithms."""
+    """The sending end of an SA. Raises ValueError for keys that do not fit the algorithms.
 
-    __slots__ = ("_block", "_spi", "_transform", "sequence")
+    Its cryptography, some 3 KiB, is made for the first packet: most SAs of a flood of challenges never see one.
+    """
+
+    __slots__ = ("_block", "_sa", "_spi", "_transform", "sequence")
 
     def __init__(self, sa: Sa) -> None:
-        self._transform, sizes = _transform(sa)
-        self._block = sizes.block
+        self._block = _sizes(sa).block
+        self._sa = sa
         self._spi = sa.spi
+        self._transform: _Transform | None = None
         self.sequence = 0
 
     def seal(self, payload: bytes, next_header: int) -> bytes:
@@ -313,26 +323,33 @@ class Sealer:
         if self.sequence == LAST_SEQUENCE:
             raise SequenceExhausted
         self.sequence += 1
+        if (transform := self._transform) is None:
+            transform = self._transform = _transform(self._sa, seals=True)
         trailer = _TRAILER[-(len(payload) + 2) % self._block] + _OCTET[next_header]
-        return self._transform.seal(_HEADER.pack(self._spi, self.sequence), payload + trailer)
+        return transform.seal(_HEADER.pack(self._spi, self.sequence), payload + trailer)
 
 
 class Opener:
-    """The receiving end of an SA. Raises ValueError for keys that do not fit and for a missing replay window."""
+    """The receiving end of an SA. Raises ValueError for keys that do not fit and for a missing replay window.
 
-    __slots__ = ("_block", "_fixed", "_transform", "window")
+    Its cryptography is made for the first packet, like that of a Sealer.
+    """
+
+    __slots__ = ("_block", "_fixed", "_sa", "_transform", "window")
 
     def __init__(self, sa: Suite, unchecked_icv: int = 0) -> None:
         """`unchecked_icv`: pass over so many octets at the end, of an algorithm that is not known."""
         if sa.replay_window < 1:
             raise ValueError("an SA needs a replay window (TS 33.203 6.3)")
+        self._sa = sa
+        self._transform: _Transform | None = None
         if unchecked_icv:
             encryption = ENCRYPTION[sa.encryption]
-            self._transform: _Transform = _cipher(sa, _AnyIcv(), unchecked_icv)
+            self._transform = _cipher(sa, _AnyIcv(), unchecked_icv, seals=False)
             self._block = max(encryption.block, 4)
             self._fixed = HEADER + encryption.iv + unchecked_icv
         else:
-            self._transform, sizes = _transform(sa)
+            sizes = _sizes(sa)
             self._block = sizes.block
             self._fixed = sizes.fixed
         self.window = ReplayWindow(sa.replay_window)
@@ -347,7 +364,9 @@ class Opener:
             raise Malformed(f"{len(packet)} octets are no packet of this SA")
         (sequence,) = _SEQUENCE.unpack_from(packet)
         self.window.check(sequence)
-        plaintext = self._transform.open(packet)
+        if (transform := self._transform) is None:
+            transform = self._transform = _transform(self._sa, seals=False)
+        plaintext = transform.open(packet)
         self.window.advance(sequence)
         padding = plaintext[-2]
         end = len(plaintext) - 2 - padding
