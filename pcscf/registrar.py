@@ -88,7 +88,8 @@ class Registrar:
         self.touched: dict[str, Registration] = {}
         """Contacts that have changed since somebody emptied this, by token."""
         self._last_set = 0
-        self._deadlines: list[tuple[float, int, SaSet | Registration]] = []
+        self._deadlines: list[tuple[float, int, int | str]] = []
+        """Names of sets (their id) and of registrations (their token): an alarm does not keep what has ended."""
         self._watched = 0
 
     def __iter__(self) -> Iterator[Registration]:
@@ -465,24 +466,29 @@ class Registrar:
         if due < subject.alarm:
             subject.alarm = due
             self._watched += 1
-            heapq.heappush(self._deadlines, (due, self._watched, subject))
+            name = subject.id if isinstance(subject, SaSet) else subject.path_token
+            heapq.heappush(self._deadlines, (due, self._watched, name))
             if len(self._deadlines) > SPARE_ALARMS + 2 * (len(self._by_id) + len(self._registrations)):
                 # Else what has ended would stay until the week it was granted is over.
-                self._deadlines[:] = [each for each in self._deadlines if each[0] == each[2].alarm]
+                self._deadlines[:] = [
+                    each for each in self._deadlines if (known := self._named(each[2])) and known.alarm == each[0]
+                ]
                 heapq.heapify(self._deadlines)
+
+    def _named(self, name: int | str) -> SaSet | Registration | None:
+        return self._by_id.get(name) if isinstance(name, int) else self._by_token.get(name)
 
     def expire(self) -> None:
         """End what is due."""
         heap = self._deadlines
         now = self._turn.now
         while heap and heap[0][0] <= now:
-            at, _, subject = heapq.heappop(heap)
-            if at != subject.alarm:
-                continue  # an earlier alarm took its place
+            at, _, name = heapq.heappop(heap)
+            subject = self._named(name)
+            if subject is None or at != subject.alarm:
+                continue  # it has ended, or an earlier alarm took its place
             subject.alarm = math.inf
             if isinstance(subject, SaSet):
-                if subject.state is SetState.GONE:
-                    continue
                 if subject.expires > now:
                     self.watch(subject)
                     continue

@@ -550,6 +550,7 @@ class Transactions(Generic[FlowT]):
 
     def _end(self, transaction: Transaction[FlowT], outputs: list[Output[FlowT]]) -> None:
         transaction.repeat_at = transaction.end_at = NEVER
+        transaction.data, transaction.sent = b"", None  # its alarms stay until they are due, and it in them
         table = self._clients if transaction.kind in (Kind.CLIENT, Kind.INVITE_CLIENT) else self._servers
         if table.get(transaction.key) is transaction:
             del table[transaction.key]

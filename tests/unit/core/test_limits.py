@@ -16,6 +16,7 @@ from pcscf.dialog import MOST_EMERGENCIES, MOST_FORKS, MOST_OF_ONE
 from pcscf.emergency import EmergencyMode, EmergencySettings
 from pcscf.originating import OriginatingSettings
 from pcscf.register import Without
+from pcscf.registration import SaSet
 from pcscf.sip import fields
 from pcscf.sip.message import Request, Response, header
 from pcscf.sip.parse import parse
@@ -334,6 +335,20 @@ def test_spis_of_dropped_challenges_do_not_pile_up(monkeypatch: pytest.MonkeyPat
     for number in range(50):
         challenged(world, number, "10.45.0.20")
     assert len(world.proxy.registrar.allocator._spis) <= 20 + 2 * 3
+
+
+def test_what_gave_way_is_not_kept_by_its_alarm() -> None:
+    """Step 1, 5: that of a challenge is minutes away, and a flood makes many thousand meanwhile."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(each) is SaSet for each in gc.get_objects())
+
+    world, before = world_of(pending=3), alive()
+    for number in range(40):
+        challenged(world, number, "10.45.0.20")
+    world.proxy.registrar.touched.clear()  # they have been stored
+    assert alive() - before == 3
 
 
 def test_guests_have_a_limit_for_all() -> None:

@@ -616,6 +616,20 @@ def test_alarms_of_what_is_over_cost_no_more_among_many() -> None:
     assert many < 1.3 * few, f"{few} instructions among 50, {many} among 12,000"
 
 
+def test_an_alarm_of_what_is_over_keeps_no_message() -> None:
+    """Step 1, 5: a transaction that gave way has its alarm for another two minutes."""
+    play = Play(limit=2)
+    over = []
+    for number in range(6):
+        asked = request(branch=f"z9hG4bK{number}")
+        transaction = play.receive(asked)
+        assert transaction is not None
+        play.respond(transaction, 404)
+        over.append(transaction)
+    assert [bool(each.data) for each in over] == [False] * 4 + [True] * 2
+    assert all(each.sent is None and not each.request.headers for each in over[:4])
+
+
 def server(method: str, *statuses: int) -> Callable[[Play], Transaction[str]]:
     def play_it(play: Play) -> Transaction[str]:
         transaction = play.receive(request(method))

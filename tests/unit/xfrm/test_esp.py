@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 
+from xfrm import esp
 from xfrm.algorithms import ENCRYPTION, INTEGRITY, VALID_PAIRS, Encryption, Integrity, Pair
 from xfrm.esp import (
     LAST_SEQUENCE,
@@ -208,6 +209,24 @@ def test_keys_that_do_not_fit_are_refused_without_showing_them(pair: Pair) -> No
         with pytest.raises(ValueError) as refusal:
             end(wrong)
         assert b"more".hex() not in str(refusal.value) and "more" not in str(refusal.value)
+
+
+def test_cryptography_is_made_once_and_for_the_first_packet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 1, 5: of a flood of challenges that nobody answers it would be most of the memory."""
+    made: list[bool] = []
+    really = esp._transform
+
+    def counted(sa: esp.Suite, *, seals: bool) -> Any:
+        made.append(seals)
+        return really(sa, seals=seals)
+
+    monkeypatch.setattr(esp, "_transform", counted)
+    sa = association(PAIRS[0])
+    sealer, opener = Sealer(sa), Opener(sa)
+    assert not made
+    for text in (b"one", b"two"):
+        assert opener.open(sealer.seal(text, 17)) == (text, 17)
+    assert made == [True, False]
 
 
 def test_an_sa_without_a_replay_window_is_refused() -> None:
