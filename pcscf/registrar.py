@@ -140,6 +140,9 @@ class Registrar:
         key, token = registration.key, registration.path_token
         if not registration.bindings or key in self._registrations or token in self._by_token:
             raise ValueError(f"{key.impi} at {key.address} is there already, or not registered")
+        numbers = {each.id for each in registration.sets}
+        if len(numbers) < len(registration.sets) or not numbers.isdisjoint(self._by_id):
+            raise ValueError(f"a set of {key.impi} at {key.address} has the number of another")
         if not self.allocator.are_free(registration.sets):
             raise ValueError(f"SPIs or ports of {key.impi} at {key.address} are those of another")
         self._registrations[key] = self._by_token[token] = registration

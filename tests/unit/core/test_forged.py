@@ -450,6 +450,21 @@ def test_no_connection_in_clear_outlives_the_process(transport: str) -> None:
     assert later.proxy.registrar.registered == 1
 
 
+def test_sets_of_an_earlier_run_with_one_number_are_not_both_taken() -> None:
+    """Step 1, 14: alarms name a set by its number, and one of the two would never end."""
+    world, later = World(), World()
+    for number in (1, 2):
+        phone = Phone(world, address=f"10.45.0.{20 + number}", user=f"{number}@home", call_id=f"reg{number}")
+        phone.offer = offer("hmac-sha-1-96/aes-cbc", spi=50_000 + 2 * number, port=20_000 + 2 * number)
+        phone.registered()
+    first, second = world.proxy.registrar
+    second.sets[0].id = first.sets[0].id
+    later.proxy.registrar.restore(first)
+    with pytest.raises(ValueError, match="the number of another"):
+        later.proxy.registrar.restore(second)
+    assert list(later.proxy.registrar) == [first] and later.proxy.registrar.registered == 1
+
+
 def test_a_datagram_that_was_not_sent_cuts_nobody_off() -> None:
     """UDP has no connection that could be somebody else's."""
     world = World(without=Without.ADMIT)
