@@ -16,8 +16,7 @@ KERNEL_OUTPUT := .kernel-tests.txt
 WITH_KERNEL_ESP := $(addprefix tests/interop/,test_many.py test_calls.py test_tshark.py test_explain.py test_restart.py \
   test_guards.py::test_guards_that_are_flushed_are_put_back_and_nothing_passes_meanwhile \
   test_guards.py::test_a_protected_port_does_not_hear_the_side_of_the_core \
-  test_capture.py::test_both_views_are_recorded \
-  test_lab.py::test_lab_verifies_three_ues)
+  test_capture.py::test_both_views_are_recorded test_lab.py::test_lab_verifies_three_ues)
 # On the slow kernel, where each start of a program takes seconds, these are left to `make long`.
 LONG_WITH_KERNEL_ESP := $(patsubst %,'tests/interop/%',test_calls.py::test_a_life_of_two_phones[tcp-4] \
   test_calls.py::test_a_life_of_two_phones[udp-6] test_calls.py::test_old_sets_end_and_the_call_goes_on[tcp] \

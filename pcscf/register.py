@@ -410,8 +410,8 @@ class RegisterProcedure:
             expires=self._turn.now + self.settings.temp_lifetime,
             began_on=exchange.arrived_on,
         )
-        told = security.server_header(exchange.chosen.preference, ends)
-        to_ue = routing.response_to_ue(exchange.request, response, [header("Security-Server", told)])
+        told = header("Security-Server", sa_set.new_security_server())
+        to_ue = routing.response_to_ue(exchange.request, response, [told])
         self._installing[sa_set.id] = (exchange, to_ue)
         lifetime = int(self.settings.temp_lifetime) + BACKSTOP
         sas = security.associations(ends, exchange.chosen.pair, challenge.keys, lifetime)

@@ -134,14 +134,18 @@ class SaSet:
     answering: bool = False
     """The protected REGISTER with the answer is on its way to the core."""
     told: str = ""
-    """The Security-Server value that the UE was told, once somebody has asked: most of a flood answer no challenge."""
+    """The Security-Server value that the UE was told; "" until it is needed again, which most of a flood never is."""
 
     @property
     def security_server(self) -> str:
         """What Security-Verify has to repeat (TS 33.203 7.2)."""
         if not self.told:
-            self.told = server_header(self.chosen.preference, self.parameters)
+            self.told = self.new_security_server()
         return self.told
+
+    def new_security_server(self) -> str:
+        """The Security-Server value of this set for its 401; nothing is kept of it."""
+        return server_header(self.chosen.preference, self.parameters)
 
     @property
     def began_inside_esp(self) -> bool:

@@ -269,7 +269,7 @@ class Transport:
         flows: dict[tuple[str, int], Flow],
     ) -> None:
         buffer, rounds, intake = self._buffer, self.rounds[interface], self._intake
-        in_clear = interface is Interface.GM
+        in_clear, lost = interface is Interface.GM, intake.lost
         for _ in range(DATAGRAMS_PER_WAKEUP):
             if not in_clear and not rounds.has_room():
                 return
@@ -290,14 +290,13 @@ class Transport:
             if not data.strip(b"\r\n\0"):
                 continue  # a keep-alive (RFC 5626 3.5.1 allows CRLF; phones send zeros too)
             if in_clear:
-                lost = intake.lost
                 intake.put(flow, data)
-                if intake.lost > lost:
-                    self._tell_once("clear", FLOODED)
                 continue
             self._handle(data, flow)
             if udp.fileno() < 0:
                 return  # closed by what the message caused
+        if intake.lost > lost:
+            self._tell_once("clear", FLOODED)
         if in_clear and not self._taking_in:
             self._take_in()
 
